@@ -1,0 +1,43 @@
+# Each target makes .venv if it is missing, installs what it needs with constraints.txt, and runs.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	@# torch first and by its exact version: a range would let another package pull the CUDA build
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+.venv/dev: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev,bench]'
+	@touch $@ .venv/demo
+
+demo: .venv/demo  ## caption real photos, one of them corrupt, and show where the table is
+	$(BIN)/python jobs/demo.py
+
+check: .venv/dev  ## ruff, and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: .venv/dev  ## every test that needs no accelerator, in under 20 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: .venv/dev  ## the long ones: more kills, more sizes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+bench: .venv/dev  ## every benchmark, and the table that the README quotes
+	$(BIN)/python benchmarks/run_all.py
+
+clean:  ## remove outputs and caches, not .venv
+	rm -rf out .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,80 @@
+"""What goes into an engine and what comes out: requests, sampling, results.
+
+One result for each request, in order, whatever happens: a request that cannot be served comes back with `error` set
+and nothing else decided by it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_core.config import check_at_least
+from llava_core.geometry import Size
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig:
+    """How tokens are chosen."""
+
+    max_new_tokens: int = 256
+    """Most tokens generated for one request."""
+    temperature: float = 0.0
+    """0 is greedy; above, logits are divided by it."""
+    top_p: float = 1.0
+    """Nucleus: the smallest set of tokens whose probability reaches this."""
+    seed: int = 0
+    """Of the random choices, when temperature is above 0."""
+
+    def __post_init__(self) -> None:
+        check_at_least("sampling", "max_new_tokens", self.max_new_tokens, 1)
+        check_at_least("sampling", "temperature", self.temperature, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One prompt about zero or more images."""
+
+    request_id: str
+    """Comes back in the result; the caller's own."""
+    prompt: str
+    """The user's words, without template and without `<image>`; special tokens inside stay text."""
+    images: tuple[bytes | NDArray[np.uint8], ...] = ()
+    """Encoded images, or decoded ones as uint8[H, W, 3]."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How its tokens are chosen."""
+    max_tiles: int | None = None
+    """Bound on a grid's tiles for its images (base tile not counted); None leaves it to the model's config."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What became of one request."""
+
+    request_id: str
+    """The request's."""
+    text: str | None = None
+    """Generated text, special tokens left out, stripped; None if refused."""
+    token_ids: tuple[int, ...] = ()
+    """Generated ids, the end token included."""
+    finish_reason: FinishReason | None = None
+    """"stop": the model ended; "length": `max_new_tokens` did."""
+    num_prompt_tokens: int = 0
+    """Tokens of the whole prompt, image tokens included."""
+    num_image_tokens: int = 0
+    """Image tokens among them."""
+    mean_logprob: float | None = None
+    """Mean natural-log probability of the generated tokens."""
+    min_logprob: float | None = None
+    """The least of them."""
+    image_sizes: tuple[Size, ...] = ()
+    """Decoded sizes of the images."""
+    grids: tuple[Size, ...] = ()
+    """Grid of tiles of each image; (0, 0) for a lone base tile."""
+    error: str | None = None
+    """Reason code (`ImageReason`, `PromptReason`) if refused."""
+    error_detail: str | None = None
+    """For people."""

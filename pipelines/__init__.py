@@ -1,0 +1,1 @@
+"""The flow: Ray lives here. Rooms below never import one another; they meet in a table."""

@@ -1,0 +1,1 @@
+"""Captioning: corpus in, `captions` table out."""

@@ -1,0 +1,1 @@
+"""Doorways: what a row is between rooms. pyarrow only; imports neither `llava_core` nor Ray."""

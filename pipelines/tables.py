@@ -1,0 +1,277 @@
+"""The driver's half of a table: which fragments are in it, and putting in those that are not, each exactly once.
+
+A table is a Delta table partitioned by `status`. A fragment is in it when the log holds the transaction identifier
+`{run_id}/{fragment_id}` at the run's generation (1, until the run or the table is overwritten). Every commit is a
+compare-and-swap on the log: it names the snapshot that it was decided on and is refused when any other commit came
+between; then everything is decided again on the new snapshot. So retries, zombies and several drivers at once cannot
+put a fragment in twice, and nobody needs a lock.
+
+What this does *not* do: write rows (`parts`), count them (`accounts`).
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from llava_core.errors import ConfigError
+from pipelines.errors import ConflictError, TableError
+from pipelines.parts import PartFile, Receipt
+from pipelines.storage import StorageOptions, is_local, local_path
+from pipelines.storage import storage_options as collect_options
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PARTITION = "status"
+WHOLE_TABLE = "tessera"
+"""Transaction identifier whose version counts how often the whole table was replaced."""
+WITHDRAWN = 0
+"""Version of a fragment that was committed and has since been taken out."""
+_ATTEMPTS = 30
+_STORE_FAILURES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommitReport:
+    """What one call of `commit` did."""
+
+    committed: tuple[str, ...]
+    """Fragments that this call put in."""
+    already: tuple[str, ...]
+    """Fragments that were in the table before, by another attempt or another driver."""
+    withdrawn: tuple[str, ...]
+    """Stale fragments that this call took out."""
+    version: int
+    """Version of the table that holds all of them."""
+
+
+def open_table(table_uri: str, storage_options: StorageOptions | None = None) -> DeltaTable | None:
+    """Load a table's newest snapshot; None where there is no table."""
+    options = dict(collect_options(table_uri) if storage_options is None else storage_options)
+    try:
+        return DeltaTable(_delta_uri(table_uri), storage_options=options or None)
+    except TableNotFoundError:
+        return None
+
+
+def create_table(table_uri: str, schema: pa.Schema, *, storage_options: StorageOptions | None = None) -> DeltaTable:
+    """Load a table, made first if it is missing; of several creators one wins and all get the same table.
+
+    Args:
+        table_uri: a folder, local or in an object store.
+        schema: of its rows, `status` included.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Raises:
+        ConfigError: Delta cannot hold the schema as it is.
+        TableError: a table with another schema is there.
+    """
+    check_schema(schema)
+    table = open_table(table_uri, storage_options)
+    if table is None:
+        options = dict(collect_options(table_uri) if storage_options is None else storage_options)
+        try:
+            create_table_with_add_actions(
+                _delta_uri(table_uri),
+                Schema.from_arrow(schema),
+                [],
+                partition_by=[PARTITION],
+                storage_options=options or None,
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except DeltaError as error:
+            log.info("table %s: another creator was first (%s)", table_uri, error)
+        table = open_table(table_uri, storage_options)
+        if table is None:
+            raise TableError(f"{table_uri}: the table could not be made; see the log before this")
+    found = pa.schema(table.schema().to_arrow())
+    if not found.equals(schema):
+        raise TableError(
+            f"{table_uri} holds another schema\n{found}\nexpected\n{schema}\nuse another --output for this version"
+        )
+    return table
+
+
+def check_schema(schema: pa.Schema) -> None:
+    """Hold a schema to what Delta gives back unchanged.
+
+    Raises:
+        ConfigError: naming the columns that are missing or would come back as another type.
+    """
+    missing = [name for name in (PARTITION, "run_id", "fragment_id", "error") if name not in schema.names]
+    if missing:
+        raise ConfigError(f"a table needs the columns {', '.join(missing)}; the schema has {', '.join(schema.names)}")
+    back = pa.schema(Schema.from_arrow(schema).to_arrow())
+    changed = [
+        f"{a.name}: {a.type} would become {b.type}" for a, b in zip(schema, back, strict=True) if not a.equals(b)
+    ]
+    if changed:
+        raise ConfigError(f"Delta cannot hold these columns as they are: {'; '.join(changed)}")
+
+
+def commit(
+    table_uri: str,
+    receipts: Sequence[Receipt],
+    *,
+    run_id: str,
+    schema: pa.Schema,
+    stale: Iterable[str] = (),
+    storage_options: StorageOptions | None = None,
+) -> CommitReport:
+    """Put fragments into a table, each exactly once, and take stale ones out, in one commit.
+
+    Args:
+        table_uri: the table; made if it is missing.
+        receipts: of this run; those whose fragment is in the table already are left out.
+        run_id: the run.
+        schema: of the table.
+        stale: fragments of this run that an earlier plan had and today's has not, because their file changed or
+            went; their rows leave in the same commit.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        What was put in, what was there before, what was taken out.
+
+    Raises:
+        TableError: another run's receipt, a fragment both new and stale, or a stale fragment that shares its file.
+        ConflictError: other writers were faster 30 times in a row.
+    """
+    parts = {receipt.fragment_id: receipt.files for receipt in receipts}
+    stale = sorted(set(stale))
+    foreign = sorted({receipt.run_id for receipt in receipts} - {run_id})
+    if foreign or parts.keys() & set(stale):
+        raise TableError(f"run {run_id}: receipts of {foreign}, both new and stale {parts.keys() & set(stale)}")
+
+    def attempt() -> CommitReport:
+        table = create_table(table_uri, schema, storage_options=storage_options)
+        done = generation(table, run_id)
+        new = [one for one in sorted(parts) if _version(table, run_id, one) != done]
+        gone = [one for one in stale if _version(table, run_id, one) == done]
+        report = CommitReport(
+            committed=tuple(new),
+            already=tuple(one for one in sorted(parts) if one not in new),
+            withdrawn=tuple(gone),
+            version=table.version() + bool(new or gone),
+        )
+        if new or gone:
+            now = int(time.time() * 1000)
+            actions = [_add(part, now) for one in new for part in parts[one]] + _removals(table, run_id, gone, now)
+            marks = [(one, done) for one in new] + [(one, WITHDRAWN) for one in gone]
+            swap(table, actions, {f"{run_id}/{one}": version for one, version in marks})
+        return report
+
+    return retry_conflicts(attempt, table_uri)
+
+
+def committed_fragments(
+    table_uri: str, run_id: str, fragment_ids: Iterable[str], *, storage_options: StorageOptions | None = None
+) -> set[str]:
+    """Return those of some fragments that are in the table for a run; empty where there is no table."""
+    table = open_table(table_uri, storage_options)
+    if table is None:
+        return set()
+    done = generation(table, run_id)
+    return {one for one in fragment_ids if _version(table, run_id, one) == done}
+
+
+def generation(table: DeltaTable, run_id: str) -> int:
+    """Return the transaction version that marks a fragment of a run as committed, in a snapshot.
+
+    It is 1, and one more for each time that the run or the whole table was overwritten, so that marks from before
+    count no longer.
+    """
+    return 1 + (table.transaction_version(WHOLE_TABLE) or 0) + (table.transaction_version(run_id) or 0)
+
+
+def swap(
+    table: DeltaTable, actions: list[AddAction | RemoveAction], marks: dict[str, int], *, mode: str = "append"
+) -> None:
+    """Commit from a snapshot, refused if any other commit came after it.
+
+    Args:
+        table: the snapshot.
+        actions: files to put in and to take out; in mode "overwrite" everything else leaves.
+        marks: transaction identifiers and their new versions.
+        mode: "append" or "overwrite".
+
+    Raises:
+        CommitFailedError: another commit came between.
+    """
+    properties = CommitProperties(
+        # No retry inside: delta would take the same actions to a later snapshot, on which they were not decided.
+        max_commit_retries=0,
+        app_transactions=[Transaction(name, version) for name, version in sorted(marks.items())],
+    )
+    table.create_write_transaction(
+        actions, mode, table.schema(), partition_by=[PARTITION], commit_properties=properties
+    )
+
+
+def retry_conflicts(attempt: Callable[[], T], table_uri: str) -> T:
+    """Call until no other writer came between, waiting a little longer each time.
+
+    Args:
+        attempt: loads the table, decides, commits; safe to call again whatever became of the call before.
+        table_uri: for messages.
+
+    Raises:
+        ConflictError: 30 calls lost.
+        OSError: the store failed 3 times, each after its client's own retries.
+    """
+    lost, broken = 0, 0
+    while True:
+        try:
+            return attempt()
+        except CommitFailedError as error:
+            lost += 1
+            if lost == _ATTEMPTS:
+                raise ConflictError(f"{table_uri}: {lost} commits lost to other writers; run it again") from error
+            log.info("table %s: another writer came between (%d): %s", table_uri, lost, error)
+        except OSError as error:
+            # The commit may have happened although no answer came: the next snapshot tells.
+            broken += 1
+            if broken == _STORE_FAILURES:
+                raise
+            log.warning("table %s: the store failed (%d): %s", table_uri, broken, error)
+        time.sleep(random.uniform(0.2, 1.0) * min(2.0, 0.01 * 2 ** (lost + broken)))
+
+
+def _version(table: DeltaTable, run_id: str, fragment_id: str) -> int | None:
+    return table.transaction_version(f"{run_id}/{fragment_id}")
+
+
+def _add(part: PartFile, now_ms: int) -> AddAction:
+    return AddAction(part.path, part.size, {PARTITION: part.status}, now_ms, True, part.stats)
+
+
+def _removals(
+    table: DeltaTable, run_id: str, fragment_ids: Sequence[str], now_ms: int
+) -> list[AddAction | RemoveAction]:
+    """Remove-actions for the files of some fragments of a run."""
+    wanted = set(fragment_ids)
+    if not wanted:
+        return []
+    actions: list[AddAction | RemoveAction] = []
+    for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+        least = (row.get("min.run_id"), row.get("min.fragment_id"))
+        if least != (row.get("max.run_id"), row.get("max.fragment_id")):
+            raise TableError(
+                f"{row['path']} holds several fragments (the table was compacted), so stale ones cannot be taken out"
+                " of it; run with --overwrite"
+            )
+        if least[0] == run_id and least[1] in wanted:
+            partition = {PARTITION: row[f"partition.{PARTITION}"]}
+            actions.append(RemoveAction(row["path"], True, now_ms, row["size_bytes"], partition))
+    return actions
+
+
+def _delta_uri(table_uri: str) -> str:
+    return str(local_path(table_uri)) if is_local(table_uri) else table_uri

@@ -1,0 +1,121 @@
+"""Commits: every fragment in a table exactly once, whatever the order, and readable by others."""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from llava_core.errors import ConfigError
+from pipelines.errors import TableError
+from pipelines.tables import commit, committed_fragments, create_table, open_table
+from tests.pipelines.table_cases import SCHEMA, fragment_counts, uids, write
+
+
+def test_commit_makes_the_table_and_both_readers_see_the_rows(tmp_path: Path) -> None:
+    uri = str(tmp_path / "out" / "captions")
+    assert committed_fragments(uri, "run", ["a"]) == set()
+    assert open_table(uri) is None
+    report = commit(uri, [write(uri, "a", 2, 1), write(uri, "b", 1, 0)], run_id="run", schema=SCHEMA)
+    assert (report.committed, report.already, report.withdrawn) == (("a", "b"), (), ())
+    assert committed_fragments(uri, "run", ["a", "b", "c"]) == {"a", "b"}
+    assert committed_fragments(uri, "other", ["a"]) == set()
+    table = DeltaTable(uri)
+    assert table.version() == report.version
+    assert fragment_counts(uri) == uids(("a", 3), ("b", 1))
+    frame = pl.scan_delta(uri).filter(pl.col("status") == "rejected").collect()
+    assert frame["uid"].to_list() == ["a:2"]
+    assert frame["error"].to_list() == ["EMPTY"]
+    assert table.metadata().partition_columns == ["status"]
+    both = table.to_pyarrow_table(filters=[("fragment_id", "=", "b")])
+    assert both["size"].to_pylist() == [{"height": 10, "width": 20}]
+
+
+def test_a_second_commit_of_a_fragment_changes_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    first = commit(uri, [write(uri, "a")], run_id="run", schema=SCHEMA)
+    again = commit(uri, [write(uri, "a"), write(uri, "b")], run_id="run", schema=SCHEMA)
+    assert (again.committed, again.already) == (("b",), ("a",))
+    nothing = commit(uri, [write(uri, "a", 5)], run_id="run", schema=SCHEMA)
+    assert (nothing.committed, nothing.already) == ((), ("a",))
+    assert nothing.version == again.version == first.version + 1 == DeltaTable(uri).version()
+    assert fragment_counts(uri) == uids(("a", 3), ("b", 3))
+
+
+def test_two_runs_live_in_one_table(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "a", run_id="one")], run_id="one", schema=SCHEMA)
+    report = commit(uri, [write(uri, "a", run_id="two")], run_id="two", schema=SCHEMA)
+    assert report.committed == ("a",)
+    assert set(fragment_counts(uri).values()) == {2}
+
+
+def test_a_stale_fragment_leaves_in_the_commit_that_brings_its_successor(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "old", 3, 1), write(uri, "kept")], run_id="run", schema=SCHEMA)
+    before = DeltaTable(uri).version()
+    report = commit(uri, [write(uri, "new", 4, 0)], run_id="run", schema=SCHEMA, stale=["old", "never"])
+    assert (report.committed, report.withdrawn, report.version) == (("new",), ("old",), before + 1)
+    assert DeltaTable(uri).version() == before + 1
+    assert fragment_counts(uri) == uids(("kept", 3), ("new", 4))
+    assert committed_fragments(uri, "run", ["old", "new", "kept"]) == {"new", "kept"}
+    back = commit(uri, [write(uri, "old", 3, 1)], run_id="run", schema=SCHEMA, stale=["new"])
+    assert (back.committed, back.withdrawn) == (("old",), ("new",))
+    assert fragment_counts(uri) == uids(("kept", 3), ("old", 4))
+
+
+def test_a_stale_fragment_of_another_run_stays(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "a", run_id="one")], run_id="one", schema=SCHEMA)
+    commit(uri, [write(uri, "a", run_id="two")], run_id="two", schema=SCHEMA, stale=[])
+    commit(uri, [], run_id="two", schema=SCHEMA, stale=["a"])
+    assert DeltaTable(uri).to_pyarrow_table()["run_id"].unique().to_pylist() == ["one"]
+
+
+def test_contracts_of_commit(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    receipt = write(uri, "a")
+    with pytest.raises(TableError, match="receipts of \\['run'\\]"):
+        commit(uri, [receipt], run_id="other", schema=SCHEMA)
+    with pytest.raises(TableError, match="both new and stale"):
+        commit(uri, [receipt], run_id="run", schema=SCHEMA, stale=["a"])
+    assert open_table(uri) is None
+
+
+def test_a_compacted_table_still_knows_its_fragments_but_refuses_to_take_one_out(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "a"), write(uri, "b")], run_id="run", schema=SCHEMA)
+    DeltaTable(uri).optimize.compact()
+    assert commit(uri, [write(uri, "a")], run_id="run", schema=SCHEMA).already == ("a",)
+    with pytest.raises(TableError, match="compacted"):
+        commit(uri, [], run_id="run", schema=SCHEMA, stale=["a"])
+    assert fragment_counts(uri) == uids(("a", 3), ("b", 3))
+
+
+def test_transactions_outlive_a_checkpoint_and_the_log_before_it(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "a")], run_id="run", schema=SCHEMA)
+    commit(uri, [write(uri, "b")], run_id="run", schema=SCHEMA)
+    DeltaTable(uri).create_checkpoint()
+    for entry in sorted((tmp_path / "_delta_log").glob("*.json"))[:-1]:
+        entry.unlink()
+    assert commit(uri, [write(uri, "a"), write(uri, "b")], run_id="run", schema=SCHEMA).committed == ()
+    report = commit(uri, [write(uri, "c")], run_id="run", schema=SCHEMA, stale=["a"])
+    assert report.withdrawn == ("a",)
+    assert fragment_counts(uri) == uids(("b", 3), ("c", 3))
+
+
+def test_a_table_with_another_schema_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    create_table(uri, SCHEMA)
+    with pytest.raises(TableError, match="another schema"):
+        create_table(uri, SCHEMA.append(pa.field("more", pa.int64())))
+
+
+def test_a_schema_that_delta_would_change_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tiny: uint8 would become int8"):
+        create_table(str(tmp_path), SCHEMA.append(pa.field("tiny", pa.uint8())))
+    with pytest.raises(ConfigError, match="needs the columns run_id"):
+        create_table(str(tmp_path), SCHEMA.remove(SCHEMA.get_field_index("run_id")))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,100 @@
+"""The settings of a checkpoint folder: which layout it has, and the `ModelConfig` that its files describe.
+
+Only JSON and the tokenizer's vocabulary are read; no weights. What this does *not* do: translate (`own`, `hf`,
+`original`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_core.checkpoints import hf, original, own
+from llava_core.checkpoints.files import CONFIG, read_json, read_optional_json, refuse_remote_code
+from llava_core.checkpoints.hub import resolve_model
+from llava_core.checkpoints.layouts import Layout
+from llava_core.checkpoints.standard import apply_carried
+from llava_core.checkpoints.towers import supplied_config
+from llava_core.checkpoints.vocabulary import next_token_id, read_vocabulary
+from llava_core.config import ModelConfig
+from llava_core.errors import CheckpointReason, CheckpointRefused
+from llava_core.geometry import AxisOrder
+
+
+def detect_layout(path: str | Path) -> Layout:
+    """Tell which layout a checkpoint folder has, from its config.json.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        "own", "hf" or "original".
+
+    Raises:
+        CheckpointRefused: NOT_FOUND, CORRUPT, or UNKNOWN_LAYOUT for anything that is no LLaVA.
+    """
+    return layout_of(read_json(Path(path) / CONFIG), Path(path))
+
+
+def layout_of(raw: Mapping[str, Any], folder: Path) -> Layout:
+    """The layout that a config.json describes; see `detect_layout`."""
+    kind = raw.get("model_type")
+    if kind == own.MODEL_TYPE:
+        return "own"
+    if kind in hf.CLASSES and ("text_config" in raw or "vision_config" in raw):
+        return "hf"
+    if isinstance(kind, str) and kind.startswith("llava") and any(key.startswith("mm_") for key in raw):
+        return "original"
+    raise CheckpointRefused(
+        CheckpointReason.UNKNOWN_LAYOUT,
+        f"{folder / CONFIG} has model_type {kind!r}; expected {own.MODEL_TYPE!r}, one of {sorted(hf.CLASSES)} with "
+        "text_config and vision_config, or an original LLaVA with mm_* settings",
+    )
+
+
+def read_config(
+    path: str | Path,
+    *,
+    vision_tower: str | Path | None = None,
+    axis_order: AxisOrder | None = None,
+    template: str | None = None,
+) -> ModelConfig:
+    """Read the settings of a checkpoint folder in any layout.
+
+    Args:
+        path: the folder.
+        vision_tower: folder or hub name of the tower, for originals that name one this project does not know.
+        axis_order: how pinpoints are read; by default "original" in the original layout and "hf" in transformers'.
+            Published `llava-hf` conversions were *trained* with "original".
+        template: name of the prompt template; by default chosen from the language model (`standard.template_for`).
+
+    Returns:
+        The config.
+
+    Raises:
+        CheckpointRefused: REMOTE_CODE, or whatever makes the settings unusable.
+    """
+    folder = Path(path)
+    raw = read_json(folder / CONFIG)
+    layout = layout_of(raw, folder)
+    refuse_remote_code(folder)
+    if layout == "own":
+        config = own.read(raw)
+    elif layout == "hf":
+        preprocessor = read_optional_json(folder / "preprocessor_config.json")
+        nested = read_optional_json(folder / "processor_config.json").get("image_processor")
+        preprocessor = preprocessor or (nested if isinstance(nested, dict) else {})
+        config = apply_carried(hf.read(raw, preprocessor, axis_order=axis_order, template=template), raw)
+    else:
+        vocabulary = read_vocabulary(folder)
+        config = original.read(
+            raw,
+            tower=supplied_config(resolve_model(vision_tower)) if vision_tower is not None else None,
+            next_token_id=next_token_id(vocabulary) if vocabulary else None,
+            axis_order=axis_order,
+            template=template,
+        )
+        config = apply_carried(config, raw)
+    if axis_order is not None and config.tiles.axis_order != axis_order:
+        config = dataclasses.replace(config, tiles=dataclasses.replace(config.tiles, axis_order=axis_order))
+    return config if template is None else dataclasses.replace(config, template=template)

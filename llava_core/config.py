@@ -72,6 +72,9 @@ class TileConfig:
     """N of `anyres_max_N`: grids above about N tiles of features are shrunk after the connector. None: never."""
     multi_image: Literal["anyres", "single"] = "anyres"
     """Samples with several images: each any-res, or ("single", OneVision) each padded to one square tile."""
+    max_images: int | None = None
+    """Most images in one sample, and most tiles of its images together, base tiles counted: `max_images` of the
+    document, where lowering it saves memory. None: no bound but `max_tiles`. Only for "grid"."""
     image_mean: tuple[float, float, float] = CLIP_MEAN
     """Per-channel mean of pixels scaled to 0..1, from `preprocessor_config.json`."""
     image_std: tuple[float, float, float] = CLIP_STD
@@ -85,8 +88,9 @@ class TileConfig:
         check_choice("tiles", "multi_image", self.multi_image, ("anyres", "single"))
         check_at_least("tiles", "tile_size", self.tile_size, 1)
         check_at_least("tiles", "max_tiles", self.max_tiles, 1)
-        if self.anyres_max is not None:
-            check_at_least("tiles", "anyres_max", self.anyres_max, 1)
+        for name in ("anyres_max", "max_images"):
+            if getattr(self, name) is not None:
+                check_at_least("tiles", name, getattr(self, name), 1)
         if self.policy == "pinpoints" and not self.pinpoints:
             raise ConfigError('tiles.policy is "pinpoints", but tiles.pinpoints is empty')
         for canvas in self.pinpoints:
@@ -168,11 +172,14 @@ class VideoConfig:
     "frame": after each frame; "no_token": none."""
     temporal_encoder: bool = False
     """Transformer over all frames' tokens, as the document has it; off in released checkpoints."""
+    temporal_layers: int = 2
+    """Layers of the temporal encoder, where there is one."""
 
     def __post_init__(self) -> None:
         check_choice("video", "newline_position", self.newline_position, get_args(NewlinePosition))
         check_at_least("video", "max_frames", self.max_frames, 1)
         check_at_least("video", "pool_stride", self.pool_stride, 1)
+        check_at_least("video", "temporal_layers", self.temporal_layers, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,6 +306,10 @@ def _canvas(size: Size, tiles: TileConfig, num_images: int, max_tiles: int | Non
         return None
     if tiles.policy == "grid":
         budget = tiles.max_tiles if max_tiles is None else min(max_tiles, tiles.max_tiles)
+        if tiles.max_images is not None:
+            budget = min(budget, tiles.max_images // num_images - 1)
+            if budget < 2:  # a single tile would only repeat the base tile
+                return None
         grid = select_grid(size.height, size.width, budget)
         return Size(grid.height * tiles.tile_size, grid.width * tiles.tile_size)
     area = tiles.tile_size**2

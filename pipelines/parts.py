@@ -2,7 +2,7 @@
 
 The same rows give the same bytes and the same name, so a task that runs twice, or two workers on one fragment, leave
 one file. Nothing here makes a row visible: that is the commit, in `tables`, by the driver. A file that is never
-committed is removed by `tables.vacuum`.
+committed is removed by `upkeep.vacuum`.
 
     status=ok/part-{fragment}-{sha256[:12]}.parquet
     status=rejected/part-{fragment}-{sha256[:12]}.parquet
@@ -155,15 +155,15 @@ def _write_part(
     data = encode_part(rows)
     path = f"status={status}/part-{fragment_id}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
     uri = join_uri(table_uri, path)
-    if _arrived(uri, len(data), rows.num_rows, options) is not None:
-        write_bytes(uri, data, options)
-        fault = _arrived(uri, len(data), rows.num_rows, options)
-        if fault is not None:
-            raise PartError(f"{uri} did not arrive whole: {fault}")
+    # Written even where it is already: the same bytes do no harm, and a new date keeps `vacuum` away from it.
+    write_bytes(uri, data, options)
+    fault = _fault(uri, len(data), rows.num_rows, options)
+    if fault is not None:
+        raise PartError(f"{uri} did not arrive whole: {fault}")
     return PartFile(path=path, size=len(data), rows=rows.num_rows, status=status, stats=_stats(rows))
 
 
-def _arrived(uri: str, size: int, rows: int, options: StorageOptions | None) -> str | None:
+def _fault(uri: str, size: int, rows: int, options: StorageOptions | None) -> str | None:
     """Say what is wrong with a stored part, None where nothing is."""
     store, path = filesystem(uri, options)
     try:

@@ -23,7 +23,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from llava_core.errors import ConfigError
 from pipelines.errors import ConflictError, TableError
-from pipelines.parts import PartFile, Receipt
+from pipelines.parts import Receipt
 from pipelines.storage import StorageOptions, is_local, local_path
 from pipelines.storage import storage_options as collect_options
 
@@ -144,7 +144,7 @@ def commit(
         TableError: another run's receipt, a fragment both new and stale, or a stale fragment that shares its file.
         ConflictError: other writers were faster 30 times in a row.
     """
-    parts = {receipt.fragment_id: receipt.files for receipt in receipts}
+    parts = {receipt.fragment_id: receipt for receipt in receipts}
     stale = sorted(set(stale))
     foreign = sorted({receipt.run_id for receipt in receipts} - {run_id})
     if foreign or parts.keys() & set(stale):
@@ -162,8 +162,7 @@ def commit(
             version=table.version() + bool(new or gone),
         )
         if new or gone:
-            now = int(time.time() * 1000)
-            actions = [_add(part, now) for one in new for part in parts[one]] + _removals(table, run_id, gone, now)
+            actions = [*add_actions([parts[one] for one in new]), *_removals(table, run_id, gone)]
             marks = [(one, done) for one in new] + [(one, WITHDRAWN) for one in gone]
             swap(table, actions, {f"{run_id}/{one}": version for one, version in marks})
         return report
@@ -244,21 +243,26 @@ def retry_conflicts(attempt: Callable[[], T], table_uri: str) -> T:
         time.sleep(random.uniform(0.2, 1.0) * min(2.0, 0.01 * 2 ** (lost + broken)))
 
 
+def add_actions(receipts: Iterable[Receipt]) -> list[AddAction | RemoveAction]:
+    """Turn receipts into the log's entries for their files."""
+    now_ms = int(time.time() * 1000)
+    return [
+        AddAction(part.path, part.size, {PARTITION: part.status}, now_ms, True, part.stats)
+        for receipt in receipts
+        for part in receipt.files
+    ]
+
+
 def _version(table: DeltaTable, run_id: str, fragment_id: str) -> int | None:
     return table.transaction_version(f"{run_id}/{fragment_id}")
 
 
-def _add(part: PartFile, now_ms: int) -> AddAction:
-    return AddAction(part.path, part.size, {PARTITION: part.status}, now_ms, True, part.stats)
-
-
-def _removals(
-    table: DeltaTable, run_id: str, fragment_ids: Sequence[str], now_ms: int
-) -> list[AddAction | RemoveAction]:
+def _removals(table: DeltaTable, run_id: str, fragment_ids: Sequence[str]) -> list[AddAction | RemoveAction]:
     """Remove-actions for the files of some fragments of a run."""
     wanted = set(fragment_ids)
     if not wanted:
         return []
+    now_ms = int(time.time() * 1000)
     actions: list[AddAction | RemoveAction] = []
     for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
         least = (row.get("min.run_id"), row.get("min.fragment_id"))

@@ -46,12 +46,10 @@ def test_a_fragment_becomes_one_file_for_each_status(tmp_path: Path) -> None:
     assert json.loads(receipt.files[0].stats)["nullCount"]["error"] == 3
 
 
-def test_writing_twice_leaves_one_file_and_does_not_write_again(tmp_path: Path) -> None:
+def test_writing_twice_leaves_one_file_and_other_rows_another(tmp_path: Path) -> None:
     first = write(str(tmp_path), "f", 3, 0)
-    place = tmp_path / first.files[0].path
-    before = place.stat().st_ino
     assert write(str(tmp_path), "f", 3, 0) == first
-    assert place.stat().st_ino == before
+    assert files_of(tmp_path) == [first.files[0].path]
     assert write(str(tmp_path), "f", 2, 0).files[0].path != first.files[0].path
 
 
@@ -59,10 +57,36 @@ def test_a_damaged_file_of_the_right_name_is_written_again(tmp_path: Path) -> No
     receipt = write(str(tmp_path), "f", 3, 0)
     place = tmp_path / receipt.files[0].path
     whole = place.read_bytes()
-    for damage in (whole[:-1], whole[:-1] + b"?"):
-        place.write_bytes(damage)
+    place.write_bytes(whole[:-1])
+    write(str(tmp_path), "f", 3, 0)
+    assert place.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data[:-1], "bytes of"),
+        (lambda data: data[:-4] + b"????", "magic bytes"),
+        (lambda data: encode_part(rows("f", 2).drop_columns(["status"])).ljust(len(data), b"?"), "magic bytes"),
+    ],
+)
+def test_an_upload_that_arrives_spoilt_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: object, message: str
+) -> None:
+    assert callable(spoil)
+    whole = parts.write_bytes
+    monkeypatch.setattr(parts, "write_bytes", lambda uri, data, options: whole(uri, spoil(data), options))
+    with pytest.raises(PartError, match=message):
         write(str(tmp_path), "f", 3, 0)
-        assert place.read_bytes() == whole
+
+
+def test_an_upload_of_fewer_rows_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pq.read_metadata
+    shorter = tmp_path / "shorter.parquet"
+    shorter.write_bytes(encode_part(rows("f", 2).drop_columns(["status"])))
+    monkeypatch.setattr(pq, "read_metadata", lambda file: whole(shorter))
+    with pytest.raises(PartError, match="2 rows of 3"):
+        write(str(tmp_path), "f", 3, 0)
 
 
 def test_an_upload_that_does_not_arrive_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

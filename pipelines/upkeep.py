@@ -1,0 +1,132 @@
+"""What is done to a whole table on purpose: replace it, take a run out, remove files that nothing refers to.
+
+What this does *not* do: the everyday commit, in `tables`.
+"""
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+
+from llava_core.errors import ConfigError
+from pipelines.errors import TableError
+from pipelines.parts import Receipt, check_id
+from pipelines.storage import StorageOptions, filesystem, join_uri
+from pipelines.tables import (
+    WHOLE_TABLE,
+    CommitReport,
+    add_actions,
+    create_table,
+    generation,
+    open_table,
+    retry_conflicts,
+    swap,
+)
+
+_OURS = re.compile(r"status=[a-z]+/part-[^/]+\.parquet(\.[0-9a-f]+\.tmp)?")
+LEAST_RETENTION_HOURS = 24
+"""Longer than any task may take between writing a part and its commit."""
+
+
+def overwrite(table_uri: str, *, run_id: str | None = None, storage_options: StorageOptions | None = None) -> None:
+    """Empty a table, or take one run out of it, in one commit, so that its fragments are made again.
+
+    Args:
+        table_uri: the table; nothing happens where there is none.
+        run_id: the run; None empties the table of all runs.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Raises:
+        ConflictError: other writers were faster 30 times in a row.
+    """
+
+    def attempt() -> None:
+        table = open_table(table_uri, storage_options)
+        if table is None:
+            return
+        if run_id is None:
+            swap(table, [], {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1}, mode="overwrite")
+            return
+        mark = Transaction(check_id("run_id", run_id), _times(table, run_id) + 1)
+        properties = CommitProperties(max_commit_retries=0, app_transactions=[mark])
+        table.delete(f"run_id = '{run_id}'", commit_properties=properties)
+
+    retry_conflicts(attempt, table_uri)
+
+
+def replace_table(
+    table_uri: str,
+    receipts: Sequence[Receipt],
+    *,
+    run_id: str,
+    schema: pa.Schema,
+    storage_options: StorageOptions | None = None,
+) -> CommitReport:
+    """Replace all rows of a table by a run's, in one commit; for stages that look at everything at once.
+
+    Args:
+        table_uri: the table; made if it is missing.
+        receipts: all of the run, at least one.
+        run_id: the run. Where its fragments are what the table holds already, nothing is committed.
+        schema: of the table.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Raises:
+        TableError: no receipt, two of one fragment, or another run's.
+        ConflictError: other writers were faster 30 times in a row.
+    """
+    names = sorted({receipt.fragment_id for receipt in receipts})
+    if not names or len(names) != len(receipts) or {receipt.run_id for receipt in receipts} != {run_id}:
+        raise TableError(f"replacing {table_uri} needs receipts of run {run_id}, one for each fragment; got {names}")
+
+    def attempt() -> CommitReport:
+        table = create_table(table_uri, schema, storage_options=storage_options)
+        done = generation(table, run_id)
+        if all(table.transaction_version(f"{run_id}/{name}") == done for name in names):
+            return CommitReport(committed=(), already=tuple(names), withdrawn=(), version=table.version())
+        marks = {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1} | {f"{run_id}/{name}": done + 1 for name in names}
+        swap(table, add_actions(receipts), marks, mode="overwrite")
+        return CommitReport(committed=tuple(names), already=(), withdrawn=(), version=table.version() + 1)
+
+    return retry_conflicts(attempt, table_uri)
+
+
+def vacuum(
+    table_uri: str,
+    *,
+    retention_hours: int = 168,
+    dry_run: bool = True,
+    storage_options: StorageOptions | None = None,
+) -> list[str]:
+    """Remove part files that no version within the retention refers to; never run it beside a running job.
+
+    Time travel to versions older than the retention ends. Other files in the folder (reports, `_run`) stay.
+
+    Args:
+        table_uri: the table.
+        retention_hours: hours; younger files stay, referred to or not.
+        dry_run: only say what would be removed.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        Paths relative to the table.
+
+    Raises:
+        ConfigError: the retention is below 24 hours.
+    """
+    if retention_hours < LEAST_RETENTION_HOURS:
+        raise ConfigError(f"retention_hours is {retention_hours}; expected at least {LEAST_RETENTION_HOURS}")
+    table = open_table(table_uri, storage_options)
+    if table is None:
+        return []
+    found = table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
+    ours = sorted(path for path in found if _OURS.fullmatch(path))
+    for path in () if dry_run else ours:
+        store, place = filesystem(join_uri(table_uri, path), storage_options)
+        store.rm_file(place)
+    return ours
+
+
+def _times(table: DeltaTable, name: str) -> int:
+    return table.transaction_version(name) or 0

@@ -1,0 +1,96 @@
+"""Whole-table work: overwriting, replacing and vacuuming leave exactly what they promise."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from llava_core.errors import ConfigError
+from pipelines.errors import TableError
+from pipelines.tables import commit, committed_fragments
+from pipelines.upkeep import overwrite, replace_table, vacuum
+from tests.pipelines.table_cases import SCHEMA, fragment_counts, uids, write
+
+
+def both_runs(uri: str) -> None:
+    for run_id, count in (("one", 2), ("two", 5)):
+        commit(uri, [write(uri, run_id + "_a", count, 1, run_id=run_id)], run_id=run_id, schema=SCHEMA)
+
+
+def test_overwriting_a_run_takes_out_that_run_and_lets_it_be_made_again(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    overwrite(uri, run_id="one")
+    both_runs(uri)
+    overwrite(uri, run_id="one")
+    assert fragment_counts(uri) == uids(("two_a", 6))
+    assert committed_fragments(uri, "one", ["one_a"]) == set()
+    assert committed_fragments(uri, "two", ["two_a"]) == {"two_a"}
+    for expected in (("one_a",), ()):
+        again = commit(uri, [write(uri, "one_a", 3, 1, run_id="one")], run_id="one", schema=SCHEMA)
+        assert again.committed == expected
+    assert fragment_counts(uri) == uids(("two_a", 6), ("one_a", 4))
+
+
+def test_overwriting_the_table_takes_out_every_run(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    both_runs(uri)
+    version = DeltaTable(uri).version()
+    overwrite(uri)
+    assert DeltaTable(uri).version() == version + 1
+    assert fragment_counts(uri) == uids()
+    assert committed_fragments(uri, "one", ["one_a"]) == committed_fragments(uri, "two", ["two_a"]) == set()
+    both_runs(uri)
+    both_runs(uri)
+    assert fragment_counts(uri) == uids(("one_a", 3), ("two_a", 6))
+
+
+def test_replacing_is_one_commit_and_the_same_again_is_none(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+
+    def replace(run_id: str, count: int) -> tuple[str, ...]:
+        parts = [write(uri, name, count, 0, run_id=run_id) for name in ("x", "y")]
+        return replace_table(uri, parts, run_id=run_id, schema=SCHEMA).committed
+
+    assert replace("one", 2) == ("x", "y")
+    version = DeltaTable(uri).version()
+    assert replace("one", 2) == ()
+    assert DeltaTable(uri).version() == version
+    assert replace("two", 3) == ("x", "y")
+    assert DeltaTable(uri).version() == version + 1
+    assert fragment_counts(uri) == uids(("x", 3), ("y", 3))
+    assert replace("one", 2) == ("x", "y")
+    assert fragment_counts(uri) == uids(("x", 2), ("y", 2))
+
+
+def test_contracts_of_replace(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    receipt = write(uri, "x")
+    for receipts, run_id in (([], "run"), ([receipt, receipt], "run"), ([receipt], "other")):
+        with pytest.raises(TableError, match="needs receipts of run"):
+            replace_table(uri, receipts, run_id=run_id, schema=SCHEMA)
+
+
+def test_vacuum_removes_old_orphans_only_and_only_when_told(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    assert vacuum(str(tmp_path / "none")) == []
+    commit(uri, [write(uri, "a")], run_id="run", schema=SCHEMA)
+    orphan, young = write(uri, "orphan", 2, 0).files[0].path, write(uri, "young", 2, 0).files[0].path
+    left = [orphan, "status=ok/part-b-0123456789ab.parquet.00ff.tmp"]
+    others = ["gallery.html", "_run/run.json", "status=ok/notes.txt"]
+    for name in (left[1], *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    long_ago = time.time() - 200 * 3600
+    live = [file.removeprefix(uri + "/") for file in DeltaTable(uri).file_uris()]
+    for name in (*left, *others, *live):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    assert vacuum(uri) == sorted(left)
+    assert all((tmp_path / name).exists() for name in left)
+    assert vacuum(uri, dry_run=False) == sorted(left)
+    assert not any((tmp_path / name).exists() for name in left)
+    assert all((tmp_path / name).exists() for name in (young, *others, *live))
+    assert fragment_counts(uri) == uids(("a", 3))
+    with pytest.raises(ConfigError, match="at least 24"):
+        vacuum(uri, retention_hours=23)

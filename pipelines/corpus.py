@@ -1,0 +1,159 @@
+"""The front of all readers: from the inputs that a caller names to fragments, from a fragment to rows.
+
+`plan_corpus` runs once, on the driver, and opens no more than headers and indexes; `read_fragment` runs anywhere.
+What this does *not* do: decode an image, or know a format (`corpus_files`, `_parquet`, `_tar`, `_json`).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from llava_core.errors import ConfigError
+from pipelines.corpus_files import is_side_file, plan_files, read_files, side_names
+from pipelines.corpus_listing import Entry, Listing, list_source
+from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusKind, CorpusSettings
+from pipelines.corpus_sources import StorageOptions
+from pipelines.fragments import CorpusRow, Fragment
+from schemas.corpus import CORPUS
+
+logger = logging.getLogger(__name__)
+
+_EXTENSIONS: dict[str, CorpusKind] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+}
+
+
+def plan_corpus(
+    inputs: Sequence[str],
+    *,
+    limit: int | None = None,
+    storage_options: StorageOptions = None,
+    columns: CorpusColumns = DEFAULT_COLUMNS,
+    settings: CorpusSettings = DEFAULT_SETTINGS,
+) -> list[Fragment]:
+    """Freeze the inputs into fragments: the same files give the same plan.
+
+    Args:
+        inputs: folders, files, prefixes or globs; local, `file://`, `s3://` or another store of fsspec. A file that
+            two of them name is read once.
+        limit: at most this many rows; the last fragment is cut, and so has another id than in the whole plan.
+        storage_options: for fsspec; kept out of the fragments.
+
+    Raises:
+        ConfigError: nothing is there, the scheme is no store, or `inputs` is empty.
+    """
+    if isinstance(inputs, str) or not inputs:
+        raise ConfigError(f"inputs is {inputs!r}; expected a list of at least one path or URI")
+    plan: list[Fragment] = []
+    left = limit
+    seen: set[str] = set()
+    for source in inputs:
+        listing = _without(list_source(source, storage_options), seen)
+        for fragment in _plan_listing(listing, columns, settings, storage_options):
+            if left is not None and left <= 0:
+                return plan
+            cut = fragment if left is None else fragment.head(left)
+            left = None if left is None else left - cut.num_rows
+            if cut.num_rows:
+                plan.append(cut)
+    return plan
+
+
+def read_fragment(
+    fragment: Fragment,
+    *,
+    storage_options: StorageOptions = None,
+    columns: CorpusColumns = DEFAULT_COLUMNS,
+    settings: CorpusSettings = DEFAULT_SETTINGS,
+) -> Iterator[CorpusRow]:
+    """Yield exactly `fragment.num_rows` rows, in order; a row that cannot be read carries `error` and no images.
+
+    Args:
+        columns, settings: as given to `plan_corpus`.
+
+    Raises:
+        InputChanged: an object is not what it was when the plan was made.
+    """
+    match fragment.kind:
+        case "files":
+            yield from read_files(fragment, settings, storage_options)
+        case kind:
+            raise ConfigError(f"fragment {fragment.fragment_id} has the unknown kind {kind!r}")
+
+
+def rows_table(rows: Iterable[CorpusRow]) -> pa.Table:
+    """Return rows as a table of schema `CORPUS`."""
+    taken = list(rows)
+    return pa.Table.from_arrays(
+        [pa.array([getattr(row, field.name) for row in taken], field.type) for field in CORPUS], schema=CORPUS
+    )
+
+
+def _without(listing: Listing, seen: set[str]) -> Listing:
+    """Return the listing without the files of earlier inputs, and note its own."""
+    new = tuple(entry for entry in listing.entries if entry.ref.uri not in seen)
+    if len(new) < len(listing.entries):
+        logger.warning("%s: %d files were named before; read once", listing.source, len(listing.entries) - len(new))
+    seen.update(entry.ref.uri for entry in new)
+    return Listing(source=listing.source, root=listing.root, entries=new, explicit=listing.explicit)
+
+
+def file_kind(name: str) -> CorpusKind:
+    """Return what a file is by its extension; "files" (an image) if it is no container.
+
+    Example:
+        >>> file_kind("a/part-0.PARQUET"), file_kind("b.tar.gz"), file_kind("c.jpg")
+        ('parquet', 'tar', 'files')
+    """
+    lower = name.lower()
+    return next((kind for extension, kind in _EXTENSIONS.items() if lower.endswith(extension)), "files")
+
+
+def _plan_listing(
+    listing: Listing, columns: CorpusColumns, settings: CorpusSettings, options: StorageOptions
+) -> Iterator[Fragment]:
+    for kind, part in _split_by_kind(listing, settings):
+        match kind:
+            case "files":
+                yield from plan_files(part, settings)
+            case _:
+                raise ConfigError(f"no reader for {kind!r}")
+
+
+def _split_by_kind(listing: Listing, settings: CorpusSettings) -> list[tuple[CorpusKind, Listing]]:
+    """Decide which reader reads which of the files; one reader for a folder, by extension for named files."""
+    groups: dict[CorpusKind, list[Entry]] = {"parquet": [], "tar": [], "json": [], "files": []}
+    owned = side_names(entry.name for entry in listing.entries if not is_side_file(entry.name))
+    for entry in listing.entries:
+        kind = file_kind(entry.name)
+        if kind == "files" and is_side_file(entry.name) and not listing.explicit:
+            continue
+        if kind != "json" or entry.name not in owned:
+            groups[kind].append(entry)
+    if settings.kind != "auto":
+        wanted: list[CorpusKind] = [settings.kind]
+    elif listing.explicit:
+        wanted = [kind for kind, entries in groups.items() if entries]
+    else:
+        order: tuple[CorpusKind, ...] = ("parquet", "tar", "files", "json")
+        wanted = [next((kind for kind in order if groups[kind]), "files")]
+    for kind, entries in groups.items():
+        if entries and kind not in wanted:
+            names = ", ".join(PurePosixPath(entry.name).name for entry in entries[:3])
+            message = "%s is read as %s; not read: %d of kind %s (%s…)"
+            logger.warning(message, listing.source, wanted[0], len(entries), kind, names)
+    # Images need the side files around them; containers are only themselves.
+    return [(kind, listing if kind == "files" else _only(listing, groups[kind])) for kind in wanted]
+
+
+def _only(listing: Listing, entries: list[Entry]) -> Listing:
+    return Listing(source=listing.source, root=listing.root, entries=tuple(entries), explicit=listing.explicit)

@@ -1,0 +1,197 @@
+"""Listing of inputs: every file below a path, folder, prefix or glob, sorted, with what refuses it if anything does.
+
+Hidden files and folders (".name"), folders that are Delta tables, and markers such as `_SUCCESS` are no input. A link
+is followed only to a file below the listed folder. What this does *not* do: open files, or know formats.
+"""
+
+import glob
+import logging
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_core.errors import ConfigError
+from pipelines.corpus_sources import (
+    StorageOptions,
+    filesystem,
+    is_local,
+    local_ref,
+    normalise,
+    remote_ref,
+    split_scheme,
+)
+from pipelines.fragments import ObjectRef
+from schemas.reasons import CorpusReason
+
+logger = logging.getLogger(__name__)
+
+DELTA_LOG = "_delta_log"
+_MARKERS = frozenset({"_SUCCESS", "_temporary", "Thumbs.db", "desktop.ini", "__MACOSX"})
+_MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One file of a listing."""
+
+    ref: ObjectRef
+    """The file; size 0 and no version where it is refused."""
+    name: str
+    """Path relative to the listing's root, with forward slashes."""
+    error: str | None = None
+    """Why it must not be opened."""
+    error_detail: str | None = None
+    """For people."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """The files of one input."""
+
+    source: str
+    """The input, as the caller spelled it."""
+    root: str
+    """Folder that contains all of them."""
+    entries: tuple[Entry, ...]
+    """Sorted by name."""
+    explicit: bool
+    """Whether the caller named the files (one file, or a glob) and not a folder."""
+
+
+def list_source(source: str, options: StorageOptions = None) -> Listing:
+    """List one input.
+
+    Raises:
+        ConfigError: nothing is there, or the scheme is not a store.
+    """
+    uri = normalise(source)
+    if is_local(uri):
+        return _list_local(source, uri)
+    return _list_remote(source, uri, options)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _MARKERS
+
+
+def _list_local(source: str, path: str) -> Listing:
+    if os.path.isdir(path):  # noqa: PTH112  (os.path beside scandir, in one style)
+        return Listing(source=source, root=path, entries=tuple(_sorted(_walk(path, path))), explicit=False)
+    if os.path.lexists(path):
+        entry = _named_file(path)
+        return Listing(source=source, root=str(Path(path).parent), entries=(entry,), explicit=True)
+    if not _MAGIC & set(path):
+        raise ConfigError(f"input {source!r}: no such file or folder ({path})")
+    root = _fixed_prefix(path)
+    matches = [match for match in glob.glob(path, recursive=True) if not _hidden(Path(match).name)]
+    entries: list[Entry] = []
+    for match in matches:
+        if os.path.isdir(match):  # noqa: PTH112
+            entries += [] if "**" in path else _walk(match, root)
+        else:
+            entries += _local_entry(match, root, os.path.realpath(root))
+    if not matches:
+        raise ConfigError(f"input {source!r} matches nothing")
+    return Listing(source=source, root=root, entries=tuple(_sorted(entries)), explicit=True)
+
+
+def _named_file(path: str) -> Entry:
+    """Return the entry of a file that the caller named: its own link, if it is one, is meant."""
+    try:
+        return Entry(ref=local_ref(path, os.stat(path)), name=Path(path).name)  # noqa: PTH116
+    except FileNotFoundError:
+        return _refused(path, Path(path).name, CorpusReason.NOT_FOUND, "a link to nothing")
+
+
+def _fixed_prefix(path: str) -> str:
+    """Return the folders of a glob that come before its first wildcard.
+
+    Example:
+        >>> _fixed_prefix("/data/a/*/b.jpg"), _fixed_prefix("s3://bucket/x*.tar")
+        ('/data/a', 's3://bucket')
+    """
+    parts = path.split("/")
+    fixed = next(index for index, part in enumerate(parts) if _MAGIC & set(part))
+    return "/".join(parts[:fixed]) or "/"
+
+
+def _sorted(entries: Iterator[Entry] | Sequence[Entry]) -> list[Entry]:
+    return sorted({entry.name: entry for entry in entries}.values(), key=lambda entry: entry.name)
+
+
+def _walk(folder: str, root: str) -> Iterator[Entry]:
+    real_root = os.path.realpath(root)
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        with os.scandir(current) as found:
+            children = [child for child in found if not _hidden(child.name)]
+        if current != root and any(child.name == DELTA_LOG for child in children):
+            logger.info("%s is a Delta table and no part of the corpus around it", current)
+            continue
+        for child in children:
+            if child.is_dir(follow_symlinks=False):
+                pending.append(child.path)
+            else:
+                yield from _local_entry(child.path, root, real_root)
+
+
+def _local_entry(path: str, root: str, real_root: str) -> Iterator[Entry]:
+    """Yield a file's entry; nothing for what is neither a file nor a link to one."""
+    name = os.path.relpath(path, root).replace(os.sep, "/")
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        target = os.path.realpath(path)
+        if os.path.commonpath([target, real_root]) != real_root:
+            yield _refused(path, name, CorpusReason.PATH_TRAVERSAL, "a link that leaves the corpus' folder")
+            return
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            yield _refused(path, name, CorpusReason.NOT_FOUND, f"a link that cannot be followed: {error.strerror}")
+            return
+    if not stat.S_ISREG(status.st_mode):
+        logger.warning("%s is neither a file nor a folder; not read", _printable(path))
+    elif path != _printable(path):
+        yield _refused(path, name, CorpusReason.BAD_ENCODING, "the file's name is not UTF-8")
+    else:
+        yield Entry(ref=local_ref(path, status), name=name)
+
+
+def _printable(path: str) -> str:
+    """Return a path whose bytes are all UTF-8, the others written as `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _refused(path: str, name: str, reason: str, detail: str) -> Entry:
+    ref = ObjectRef(uri=_printable(path), size=0, version="")
+    return Entry(ref=ref, name=_printable(name), error=str(reason), error_detail=detail)
+
+
+def _list_remote(source: str, uri: str, options: StorageOptions) -> Listing:
+    store, path = filesystem(uri, options)
+    explicit = True
+    root = uri.rpartition("/")[0]
+    if _MAGIC & set(path):
+        root = _fixed_prefix(uri)
+        found: dict[str, Any] = store.glob(path, detail=True)
+    elif store.isfile(path):
+        found = {path: store.info(path)}
+    else:
+        root, explicit = uri, False
+        found = store.find(path, detail=True)
+    scheme = split_scheme(uri)[0]
+    prefix = split_scheme(root)[1].strip("/") + "/"
+    tables = {name.partition(f"/{DELTA_LOG}/")[0] + "/" for name in found if f"/{DELTA_LOG}/" in name} - {prefix}
+    entries = []
+    for name, info in found.items():
+        relative = name.lstrip("/").removeprefix(prefix)
+        inside_table = any(name.startswith(table) for table in tables)
+        if info["type"] == "file" and not inside_table and not any(_hidden(part) for part in relative.split("/")):
+            entries.append(Entry(ref=remote_ref(f"{scheme}://{name.lstrip('/')}", info), name=relative))
+    if not found:
+        raise ConfigError(f"input {source!r}: nothing there")
+    return Listing(source=source, root=root, entries=tuple(_sorted(entries)), explicit=explicit)

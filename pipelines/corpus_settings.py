@@ -1,0 +1,69 @@
+"""What a caller may set about reading a corpus; the same values go to `plan_corpus` and `read_fragment`.
+
+Every field changes rows or fragments, so a run's id has to include both dataclasses. Credentials are not settings:
+they travel apart, as fsspec's `storage_options`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llava_core.config import check_at_least, check_choice
+from pipelines.fragments import MAX_ROWS
+
+CorpusKind = Literal["auto", "files", "parquet", "tar", "json"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusColumns:
+    """Names of columns (Parquet) or keys (JSON). None: found by name and type, see `corpus_columns`."""
+
+    image: str | None = None
+    """Encoded bytes, `struct{bytes, path}`, or a URI; or a list of one of these."""
+    text: str | None = None
+    """Caption."""
+    conversations: str | None = None
+    """Turns as list of structs, or as a JSON string."""
+    uid: str | None = None
+    """A value that is unique in the whole corpus and becomes the row's uid. None: the row's place (uri and number)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusSettings:
+    """How inputs are listed, cut and read."""
+
+    kind: CorpusKind = "auto"
+    """What a folder holds. "auto": Parquet if it has any, else tars, else images, else JSON."""
+    rows_per_fragment: int = 256
+    """Mean rows of a fragment of files, rows of one of a container (Parquet keeps to row groups); at most 1,024."""
+    image_root: str | None = None
+    """Folder that relative image URIs start from and must stay in. None: the folder of the file that names them."""
+    allowed_prefixes: tuple[str, ...] = ()
+    """Remote prefixes ("s3://bucket/folder/") that rows may point to, beside the corpus' own bucket."""
+    require_images: bool = True
+    """Reject rows without an image (MISSING_PART). False keeps text-only rows, for training."""
+    sidecars: bool = True
+    """Whether `a.txt` and `a.json` beside `a.jpg` are read: caption and metadata."""
+    max_file_bytes: int = 50 * 2**20
+    """Images above this are not read (TOO_LARGE)."""
+    max_text_bytes: int = 1_000_000
+    """Texts above this are refused (TOO_LONG); UTF-8 bytes."""
+    max_record_bytes: int = 256 * 2**20
+    """JSON records above this are not read (TOO_LARGE)."""
+    max_archive_ratio: float = 100.0
+    """Unpacked bytes for each byte of a `.tar.gz`, above which it is a bomb (the first 64 MiB are free)."""
+    max_archive_bytes: int = 64 * 2**30
+    """Unpacked bytes of a `.tar.gz`, above which it is a bomb."""
+    read_threads: int = 8
+    """Remote files of one fragment that are read at once."""
+
+    def __post_init__(self) -> None:
+        check_choice("corpus", "kind", self.kind, ("auto", "files", "parquet", "tar", "json"))
+        for name in ("max_file_bytes", "max_text_bytes", "max_record_bytes", "read_threads", "rows_per_fragment"):
+            check_at_least("corpus", name, getattr(self, name), 1)
+        check_at_least("corpus", "rows_per_fragment (negated)", -self.rows_per_fragment, -MAX_ROWS)
+
+
+DEFAULT_COLUMNS = CorpusColumns()
+"""Everything found by name and type."""
+DEFAULT_SETTINGS = CorpusSettings()
+"""What `plan_corpus` and `read_fragment` use unless told otherwise."""

@@ -1,0 +1,76 @@
+"""The images and videos of one sample: loaded, planned, tiled and counted.
+
+What this does *not* do: batch (`collation`), decide how an image is tiled (`config.plan_tiles`) or resized (`tiling`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava_core.config import ModelConfig, plan_tiles
+from llava_core.geometry import Size
+from llava_core.media_inputs import load_image, load_video
+from llava_core.tiling import resize, tile_image
+from llava_core.video import num_video_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The images and videos of one sample, tiled and counted."""
+
+    tiles: Tensor
+    """uint8[ΣN, 3, S, S]."""
+    sizes: tuple[Size, ...]
+    """Of each image."""
+    grids: tuple[Size, ...]
+    """Of each image."""
+    videos: tuple[Tensor, ...]
+    """uint8[F, 3, S, S] of each video."""
+    image_tokens: list[int]
+    """Of each image."""
+    video_tokens: list[int]
+    """Of each video."""
+
+
+class MediaLoader:
+    """Loads the media of samples for one model.
+
+    Args:
+        config: the model's.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    def __call__(self, images: Sequence[Any], videos: Sequence[Any], max_tiles: int | None) -> Media:
+        """Load, plan and tile the images and videos of one sample."""
+        config = self.config
+        side = config.tiles.tile_size
+        # Where features are put before the text, the text has no placeholders for them.
+        placed = config.placement == "placeholder"
+        pixels = [load_image(image) for image in images]
+        sizes = [Size(*image.shape[:2]) for image in pixels]
+        plans = [plan_tiles(size, config, num_images=len(sizes), max_tiles=max_tiles) for size in sizes]
+        tiles = [tile_image(image, plan, config.tiles) for image, plan in zip(pixels, plans, strict=True)]
+        frames = [self._tile_video(video) for video in videos]
+        counts = [
+            num_video_tokens(len(video), config.patches_per_side, config.video, config.connector.image_newline)
+            for video in frames
+        ]
+        return Media(
+            tiles=torch.cat(tiles) if tiles else torch.empty((0, 3, side, side), dtype=torch.uint8),
+            sizes=tuple(sizes),
+            grids=tuple(plan.grid for plan in plans),
+            videos=tuple(frames),
+            image_tokens=[plan.num_image_tokens * placed for plan in plans],
+            video_tokens=[count * placed for count in counts],
+        )
+
+    def _tile_video(self, video: Any) -> Tensor:
+        """uint8[F, 3, S, S] of a video, each frame squashed to one tile."""
+        side = self.config.tiles.tile_size
+        frames = load_video(video, self.config.video.max_frames)
+        return torch.stack([torch.from_numpy(resize(frame, Size(side, side))).permute(2, 0, 1) for frame in frames])

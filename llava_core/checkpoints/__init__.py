@@ -4,9 +4,10 @@
     model ─ save_model(layout) ─▶ folder                name ─ resolve_model ─▶ folder ─ revision ─▶ content hash
 
 Inside: `files` (safe reading and writing), `layouts` (tensor names), `standard`, `own`, `hf`, `original` and
-`settings` (config files), `towers`, `vocabulary`, `hub`, `load`, `quantise`, `save`, `untrained`.
+`settings` (config files), `towers`, `vocabulary`, `hub`, `load`, `quantise`, `save`, `export`, `untrained`.
 """
 
+from llava_core.checkpoints.export import export_checkpoint
 from llava_core.checkpoints.hub import resolve_model
 from llava_core.checkpoints.layouts import Layout
 from llava_core.checkpoints.load import load_model, revision
@@ -17,6 +18,7 @@ from llava_core.checkpoints.vocabulary import load_tokenizer
 __all__ = [
     "Layout",
     "detect_layout",
+    "export_checkpoint",
     "load_model",
     "load_tokenizer",
     "read_config",

@@ -146,6 +146,10 @@ def _locate(
     names = list(weights.specs())
     stored = {ours: _Stored(weights, theirs) for ours, theirs in name_all(names, naming_of(layout, names)).items()}
     if layout != "original" or any(name.startswith(ENCODER) for name in stored):
+        if vision_tower is not None:
+            logger.warning(
+                "vision_tower %s is not used: %s holds a tower of its own, which may be tuned", vision_tower, folder
+            )
         return stored
     if vision_tower is None:
         raise CheckpointRefused(

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_core.checkpoints.files import read_json, read_optional_json
+from llava_core.checkpoints.files import CONFIG, read_json, read_optional_json, refuse_remote_code
 from llava_core.config import ModelConfig
 from llava_core.errors import CheckpointReason, CheckpointRefused
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
+_TOKENIZER_OF = {"mistral": "llama"}
+"""Mistral 7B has a Llama tokenizer; the class that transformers lists for it needs another package."""
 
 
 def read_vocabulary(folder: Path) -> dict[str, int] | None:
@@ -113,9 +115,14 @@ def load_tokenizer(folder: str | Path, config: ModelConfig) -> Any:
     Raises:
         CheckpointRefused: VOCABULARY where adding `<image>` gives another id than the config's.
     """
-    from transformers import AutoTokenizer  # imports half of transformers, which reading a config does not need
+    from transformers import CONFIG_MAPPING, AutoTokenizer  # half of transformers, which reading a config does not need
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    refuse_remote_code(Path(folder))
+    settings: Any = None
+    if read_json(Path(folder) / CONFIG)["model_type"] not in CONFIG_MAPPING and config.text is not None:
+        # transformers would look the tokenizer's class up by a model type that it does not know, and warn.
+        settings = CONFIG_MAPPING[_TOKENIZER_OF.get(config.text["model_type"], config.text["model_type"])]()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), config=settings, trust_remote_code=False)
     wanted = [(IMAGE_TOKEN, config.image_token_id)]
     if config.video_token_id is not None:
         wanted.append((VIDEO_TOKEN, config.video_token_id))

@@ -5,7 +5,7 @@ Counts come from the log's statistics where a file is of one run and one reason,
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,25 +33,33 @@ class Counts:
         return self.ok + sum(self.rejected.values())
 
 
-def counts(table_uri: str, run_id: str, *, storage_options: StorageOptions | None = None) -> Counts:
+def counts(
+    table_uri: str,
+    run_id: str,
+    *,
+    fragment_ids: Collection[str] | None = None,
+    storage_options: StorageOptions | None = None,
+) -> Counts:
     """Count the rows of a run in a table's newest snapshot; zeros where there is no table.
 
     Args:
         table_uri: the table.
         run_id: the run.
+        fragment_ids: count only these fragments' rows (a run may hold more inputs than today's); None counts all.
         storage_options: see `storage.storage_options`; None reads the environment.
     """
     table = open_table(table_uri, storage_options)
     found: Counter[str] = Counter()
+    wanted = None if fragment_ids is None else frozenset(fragment_ids)
     for file in files(table) if table else ():
-        owner, reason = _only(file, "run_id"), _only(file, "error")
-        if owner is not None and owner != run_id:
+        owner, fragment, reason = _only(file, "run_id"), _only(file, "fragment_id"), _only(file, "error")
+        if owner not in (None, run_id) or (wanted is not None and fragment is not None and fragment not in wanted):
             continue
         ok = file[f"partition.{PARTITION}"] == "ok"
-        if owner == run_id and (ok or reason is not None):
-            found["" if ok else reason] += file["num_records"]
+        if owner == run_id and (wanted is None or fragment is not None) and (ok or reason is not None):
+            found["" if ok else str(reason)] += file["num_records"]
         else:
-            found.update(_read_reasons(join_uri(table_uri, file["path"]), run_id, storage_options))
+            found.update(_read_reasons(join_uri(table_uri, file["path"]), run_id, wanted, storage_options))
     return Counts(ok=found.pop("", 0), rejected=dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))))
 
 
@@ -95,8 +103,11 @@ def _only(file: Mapping[str, Any], column: str) -> str | None:
     return least if least == file[f"max.{column}"] else None
 
 
-def _read_reasons(uri: str, run_id: str, options: StorageOptions | None) -> list[str]:
-    """Reasons of a run's rows in one file; "" for a row that is ok."""
+def _read_reasons(
+    uri: str, run_id: str, wanted: frozenset[str] | None, options: StorageOptions | None
+) -> list[str]:
+    """Reasons of a run's (and, if given, some fragments') rows in one file; "" for a row that is ok."""
     with open_uri(uri, options) as file:
-        rows = pq.read_table(file, columns=["run_id", "error"]).to_pylist()
-    return [row["error"] or "" for row in rows if row["run_id"] == run_id]
+        rows = pq.read_table(file, columns=["run_id", "fragment_id", "error"]).to_pylist()
+    kept = (row for row in rows if row["run_id"] == run_id and (wanted is None or row["fragment_id"] in wanted))
+    return [row["error"] or "" for row in kept]

@@ -1,0 +1,161 @@
+"""Pixels become tiles: resize, pad to the canvas, cut.
+
+    uint8[H, W, 3] ─ fit_inside ─▶ resized ─ black canvas, centred ─▶ grid of tiles, row by row ┐
+                   ─ base tile: squashed, padded or centre-cropped to one square ───────────────┴▶ uint8[N, 3, S, S]
+
+Legend: H, W image; N tiles, the base tile at index 0; S tile side, pixels.
+
+Tiles stay uint8 until they are on the device; whoever has them there normalises. Resizing is bicubic with antialiasing,
+as Pillow does it and the released models were trained with.
+
+What this does *not* do: choose a canvas (`config.plan_tiles`, `geometry`), decode (`images`), normalise (`model`).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from llava_core.config import SquareFit, TileConfig
+from llava_core.errors import ConfigError
+from llava_core.geometry import Box, Size, TilePlan, fit_inside, padding_inside
+
+EXACT_BELOW = 2.0
+"""Images that shrink by less than this on either side (or grow) have their first pass done by Pillow; see `resize`."""
+
+
+def tile_image(image: NDArray[np.uint8], plan: TilePlan, tiles: TileConfig) -> torch.Tensor:
+    """Cut one image into the tiles of its plan.
+
+    Args:
+        image: uint8[H, W, 3], RGB.
+        plan: from `plan_tiles` or `plan_grid` for this image's size.
+        tiles: how the whole image becomes the base tile; tile size and colours.
+
+    Returns:
+        uint8[N, 3, S, S] with N = plan.num_tiles, contiguous; index 0 the base tile, then the grid's tiles row by row.
+        An image whose base tile stands alone in a model that pads several images to squares (OneVision) is padded.
+
+    Raises:
+        ConfigError: the plan was made for another tile size.
+
+    Source: `process_anyres_image` in LLaVA `mm_utils.py`; transformers `image_processing_pil_llava_next.py`.
+
+    Example:
+        >>> from llava_core.geometry import square_plan
+        >>> config = TileConfig(policy="single", tile_size=4)
+        >>> tile_image(np.zeros((6, 8, 3), dtype=np.uint8), square_plan(4, 1), config).shape
+        torch.Size([1, 3, 4, 4])
+    """
+    side = tiles.tile_size
+    rows, cols = plan.grid
+    if rows and plan.canvas != (rows * side, cols * side):
+        raise ConfigError(f"plan of {plan.canvas} in a grid of {plan.grid} does not fit tiles.tile_size {side}")
+    out = torch.zeros((1 + rows * cols, 3, side, side), dtype=torch.uint8)
+    alone = rows == 0
+    pads = alone and tiles.policy == "pinpoints" and tiles.multi_image == "single"
+    out[0] = _channels_first(base_tile(image, side, "pad" if pads else tiles.base_tile, tiles.pad_color))
+    if not alone:
+        inner = fit_inside(image.shape[:2], plan.canvas)
+        grid = out[1:].view(rows, cols, 3, side, side)
+        _cut(_channels_first(resize(image, inner)), padding_inside(inner, plan.canvas), grid)
+    return out
+
+
+def base_tile(
+    image: NDArray[np.uint8], side: int, fit: SquareFit, pad_color: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Make a whole image one square.
+
+    Args:
+        image: uint8[H, W, 3].
+        side: S, pixels.
+        fit: "squash" changes its aspect ratio; "pad" adds borders before resizing; "crop" resizes the shorter side to
+            S, truncating the longer, and keeps the centre.
+        pad_color: uint8[3] of the borders.
+
+    Returns:
+        uint8[S, S, 3].
+
+    Source: `expand2square` of LLaVA `mm_utils.py` ("pad"), `CLIPImageProcessor` ("crop").
+    """
+    height, width = image.shape[:2]
+    if fit == "squash":
+        return resize(image, Size(side, side))
+    if fit == "pad":
+        longest = max(height, width)
+        square = np.empty((longest, longest, 3), dtype=np.uint8)
+        square[:] = pad_color
+        box = padding_inside((height, width), (longest, longest))
+        square[box.top : box.bottom, box.left : box.right] = image
+        return resize(square, Size(side, side))
+    shortest = min(height, width)
+    resized = resize(image, Size(height * side // shortest, width * side // shortest))
+    box = padding_inside((side, side), resized.shape[:2])
+    return resized[box.top : box.bottom, box.left : box.right]
+
+
+def resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize bicubically with antialiasing.
+
+    Two passes, one for each side, with the result of the first rounded to uint8 and clipped. Clipping makes the order
+    matter (by up to 24 levels on noise), so it is Pillow 13's: the height first where it loses more than twice as many
+    pixels as the width. Torch's passes are 4 to 8 times as fast as Pillow's, but round 1 value in 200 the other way;
+    where two passes do so and the image is not shrunk much, 1 value in 10⁶ ends up 2 levels off. There Pillow does the
+    first pass, so that the second starts from the same values.
+
+    Args:
+        image: uint8[H, W, 3].
+        size: (height, width) wanted.
+
+    Returns:
+        uint8[height, width, 3], within 1 level of Pillow's bicubic `Image.resize`; the same array if nothing changes.
+
+    Example:
+        >>> resize(np.full((9, 6, 3), 7, dtype=np.uint8), Size(3, 4))[..., 0].tolist()
+        [[7, 7, 7, 7], [7, 7, 7, 7], [7, 7, 7, 7]]
+    """
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    if height == size.height or width == size.width:
+        return _torch_pass(image, size)
+    lost = height - size.height
+    height_first = lost > 0 and lost > 2 * (width - size.width)
+    between = Size(size.height, width) if height_first else Size(height, size.width)
+    if min(height / size.height, width / size.width) < EXACT_BELOW:
+        exact = Image.fromarray(image).resize((between.width, between.height), Image.Resampling.BICUBIC)
+        return _torch_pass(np.array(exact), size)
+    return _torch_pass(_torch_pass(image, between) if height_first else image, size)
+
+
+def _torch_pass(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resize with torch, which takes the width first, and has a vectorised path for three interleaved channels."""
+    if not image.flags.writeable or not image.flags.c_contiguous:
+        image = np.array(image)
+    batch = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
+    resized = torch.nn.functional.interpolate(batch, tuple(size), mode="bicubic", antialias=True)
+    pixels: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _channels_first(image: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+
+
+def _cut(image: torch.Tensor, box: Box, out: torch.Tensor) -> None:
+    """Write an image that lies at `box` of a canvas into the canvas's tiles, without making the canvas.
+
+    Args:
+        image: uint8[3, h, w].
+        box: where it lies; its size is the image's.
+        out: uint8[rows, cols, 3, S, S], black before.
+    """
+    rows, cols, _, side, _ = out.shape
+    for row in range(rows):
+        top, bottom = max(box.top, row * side), min(box.bottom, (row + 1) * side)
+        for col in range(cols):
+            left, right = max(box.left, col * side), min(box.right, (col + 1) * side)
+            if top < bottom and left < right:
+                tile = out[row, col, :, top - row * side : bottom - row * side, left - col * side : right - col * side]
+                tile.copy_(image[:, top - box.top : bottom - box.top, left - box.left : right - box.left])

@@ -1,0 +1,176 @@
+"""What a person sees while a job works: a line with the rate and the time left, logs, and an alarm when nothing moves.
+
+Lines go to a stream (standard error by default): one that is written over on a terminal, one each few seconds
+elsewhere. What this does *not* do: count for the record; those counts come from the table (`accounts`).
+"""
+
+import logging
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
+
+from pipelines.errors import StalledError
+
+T = TypeVar("T")
+_TERMINAL_SECONDS = 0.2
+_STREAM_SECONDS = 10.0
+
+
+class Progress:
+    """Rows done of rows in all, as a line on a stream.
+
+    Args:
+        total: rows in all, those of earlier runs included.
+        done: rows that earlier runs did; they count as done and not towards the rate.
+        unit: what a row is, for the line.
+        stream: where lines go; standard error by default.
+        every_s: seconds between lines; 0.2 on a terminal and 10 elsewhere by default.
+        quiet: write nothing.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str = "images",
+        stream: TextIO | None = None,
+        every_s: float | None = None,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._every = every_s if every_s is not None else _TERMINAL_SECONDS if self._terminal else _STREAM_SECONDS
+        self._total, self._earlier, self._unit, self._quiet, self._clock = total, done, unit, quiet, clock
+        self._now = 0
+        self._rejected = 0
+        self._start = self._last = clock()
+
+    def add(self, rows: int, *, rejected: int = 0) -> None:
+        """Note rows that are done, rejected ones among them, and write a line if it is time."""
+        self._now += rows
+        self._rejected += rejected
+        if self._clock() - self._last >= self._every:
+            self._write(final=False)
+
+    def close(self) -> None:
+        """Write the last line."""
+        self._write(final=True)
+
+    @property
+    def rate(self) -> float:
+        """Rows a second, of this run."""
+        return self._now / max(self._clock() - self._start, 1e-9)
+
+    def line(self) -> str:
+        """The line as it is now."""
+        done = self._earlier + self._now
+        share = 100.0 * done / self._total if self._total else 100.0
+        left = self._total - done
+        eta = "" if not left else f", {duration(left / self.rate) if self._now else '?'} left"
+        bad = f", {self._rejected:,} rejected" if self._rejected else ""
+        return f"{done:,} of {self._total:,} {self._unit} ({share:.1f} %), {self.rate:.1f} {self._unit}/s{eta}{bad}"
+
+    def _write(self, *, final: bool) -> None:
+        self._last = self._clock()
+        if self._quiet:
+            return
+        if self._terminal:
+            # Back to the line's start, and clear what a longer line left.
+            self._stream.write(f"\r\x1b[K{self.line()}" + ("\n" if final else ""))
+        else:
+            self._stream.write(self.line() + "\n")
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people.
+
+    >>> duration(9.4), duration(200), duration(7500), duration(3 * 86400 + 7200)
+    ('9s', '3m20s', '2h05m', '3d02h')
+    """
+    whole = round(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not minutes:
+        return f"{whole}s"
+    if not hours:
+        return f"{minutes}m{whole % 60:02d}s"
+    return f"{hours}h{minutes % 60:02d}m" if not days else f"{days}d{hours % 24:02d}h"
+
+
+def watched(items: Iterable[T], *, deadline_s: float, what: str = "a fragment") -> Iterator[T]:
+    """Give an iterable's items, and stop the job when none comes for too long.
+
+    A lost task can leave a cluster waiting for ever; its driver has to notice.
+
+    Args:
+        items: read in a thread of its own, one item ahead.
+        deadline_s: seconds that one item may take; above the slowest fragment.
+        what: what an item is, for the message.
+
+    Raises:
+        StalledError: the deadline passed. Whatever the iterable raises is raised here too.
+    """
+    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=1)
+    left = threading.Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                _put(ready, ("item", item), left)
+                if left.is_set():
+                    return
+            _put(ready, ("end", None), left)
+        except BaseException as error:
+            # Raised again in the thread that asked.
+            _put(ready, ("error", error), left)
+
+    threading.Thread(target=read, name="watched", daemon=True).start()
+    try:
+        while True:
+            try:
+                kind, value = ready.get(timeout=deadline_s)
+            except queue.Empty:
+                raise StalledError(f"no {what.removeprefix('a ')} came back within {duration(deadline_s)}") from None
+            if kind == "end":
+                return
+            if isinstance(value, BaseException) and kind == "error":
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        left.set()
+
+
+def setup_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Send this project's logs to a stream, and other libraries' only from warnings up.
+
+    Args:
+        level: of `pipelines` and `llava_core`.
+        stream: standard error by default.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    for old in [found for found in root.handlers if getattr(found, "tessera", False)]:
+        root.removeHandler(old)
+    handler.tessera = True  # type: ignore[attr-defined]
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    for name in ("pipelines", "llava_core", "schemas"):
+        logging.getLogger(name).setLevel(level)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _put(ready: "queue.Queue[T]", value: T, left: threading.Event) -> None:
+    while not left.is_set():
+        try:
+            ready.put(value, timeout=0.5)
+        except queue.Full:
+            continue
+        return

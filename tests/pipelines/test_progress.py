@@ -1,0 +1,139 @@
+"""The line says what is done, how fast and how long; the watchdog barks when nothing comes."""
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.errors import StalledError
+from pipelines.progress import Progress, setup_logging, watched
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_line_counts_earlier_rows_as_done_but_not_towards_the_rate() -> None:
+    clock = Clock()
+    progress = Progress(1000, done=400, stream=io.StringIO(), clock=clock)
+    assert progress.line() == "400 of 1,000 images (40.0 %), 0.0 images/s, ? left"
+    clock.now += 20
+    progress.add(100, rejected=3)
+    assert progress.rate == 5.0
+    assert progress.line() == "500 of 1,000 images (50.0 %), 5.0 images/s, 1m40s left, 3 rejected"
+    clock.now += 30
+    progress.add(500)
+    assert progress.line() == "1,000 of 1,000 images (100.0 %), 12.0 images/s, 3 rejected"
+
+
+def test_lines_come_at_intervals_and_at_the_end() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(100, stream=stream, clock=clock, unit="rows")
+    for _ in range(25):
+        clock.now += 1
+        progress.add(4)
+    assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == [
+        "40 of 100 rows (40.0 %)",
+        "80 of 100 rows (80.0 %)",
+    ]
+    progress.close()
+    assert stream.getvalue().splitlines()[-1].startswith("100 of 100 rows (100.0 %), 4.0 rows/s")
+    assert "\r" not in stream.getvalue()
+
+
+def test_a_terminal_has_one_line_that_is_written_over() -> None:
+    clock, stream = Clock(), Terminal()
+    progress = Progress(10, stream=stream, clock=clock)
+    for _ in range(2):
+        clock.now += 0.25
+        progress.add(5)
+    progress.close()
+    assert stream.getvalue().count("\r\x1b[K") == 3
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_quiet_writes_nothing() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(10, stream=stream, clock=clock, quiet=True)
+    clock.now += 60
+    progress.add(5)
+    progress.close()
+    assert stream.getvalue() == ""
+    assert Progress(0, stream=stream, clock=clock).line().startswith("0 of 0 images (100.0 %)")
+
+
+def test_watched_gives_all_items_in_order_and_passes_errors_on() -> None:
+    assert list(watched(iter(range(50)), deadline_s=5)) == list(range(50))
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("lost")
+
+    seen = []
+    with pytest.raises(KeyError, match="lost"):
+        for item in watched(broken(), deadline_s=5):
+            seen.append(item)
+    assert seen == [1]
+
+
+def test_watched_stops_a_job_that_stalls() -> None:
+    release = threading.Event()
+
+    def stalled() -> Iterator[int]:
+        yield 1
+        release.wait(30)
+
+    start = time.monotonic()
+    with pytest.raises(StalledError, match="no receipt came back within 0s"):
+        list(watched(stalled(), deadline_s=0.2, what="a receipt"))
+    assert time.monotonic() - start < 5
+    release.set()
+
+
+def test_a_slow_consumer_is_not_a_stall_and_one_that_leaves_stops_the_reading() -> None:
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(1000):
+            pulled.append(number)
+            yield number
+
+    items = watched(source(), deadline_s=0.2)
+    for _ in range(3):
+        next(items)
+        time.sleep(0.3)
+    items.close()  # type: ignore[attr-defined]
+    time.sleep(0.7)
+    assert len(pulled) < 10
+    assert not [thread for thread in threading.enumerate() if thread.name == "watched"]
+
+
+def test_logging_shows_this_project_and_only_warnings_of_others() -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    stream = io.StringIO()
+    try:
+        setup_logging(stream=io.StringIO())
+        setup_logging(stream=stream)
+        logging.getLogger("pipelines.tables").info("fragment f committed")
+        logging.getLogger("botocore").info("chatter")
+        logging.getLogger("botocore").warning("trouble")
+    finally:
+        root.handlers, root.level = before[0], before[1]
+    lines = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
+    assert lines == ["INFO pipelines.tables: fragment f committed", "WARNING botocore: trouble"]

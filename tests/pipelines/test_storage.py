@@ -1,0 +1,120 @@
+"""Files by URI, the same on a local disk and on S3: whole or absent, once when asked, never outside their folder."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from llava_core.errors import ConfigError
+from pipelines import storage
+from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, str]]:
+    """A folder's URI and the options to reach it."""
+    if request.param == "local":
+        return str(tmp_path / "new" / "folder"), {}
+    bucket: S3Bucket = request.getfixturevalue("s3_bucket")
+    return f"{bucket.uri}/new/folder", bucket.delta_options
+
+
+def test_write_read_and_overwrite(place: tuple[str, dict[str, str]]) -> None:
+    folder, options = place
+    uri = storage.join_uri(folder, "_run", "a.json")
+    assert not storage.exists(uri, options)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(uri, options)
+    storage.write_json(uri, {"b": [1, None], "a": "é"}, options)
+    assert storage.exists(uri, options)
+    assert storage.read_json(uri, options) == {"a": "é", "b": [1, None]}
+    storage.write_bytes(uri, b"0123456789", options)
+    with storage.open_uri(uri, options) as file:
+        file.seek(4)
+        assert file.read(3) == b"456"
+
+
+def test_write_once_keeps_the_first(place: tuple[str, dict[str, str]]) -> None:
+    folder, options = place
+    uri = storage.join_uri(folder, "plan.json")
+    assert storage.write_json_once(uri, {"n": 1}, options) is True
+    assert storage.write_json_once(uri, {"n": 2}, options) is False
+    assert storage.read_json(uri, options) == {"n": 1}
+
+
+def test_of_many_writers_at_once_one_wins(tmp_path: Path) -> None:
+    uri = str(tmp_path / "once")
+    barrier = threading.Barrier(8)
+    won: list[int] = []
+
+    def write(number: int) -> None:
+        barrier.wait()
+        if storage.write_once(uri, bytes([number]) * 1000):
+            won.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.read_bytes(uri) == bytes(won) * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["once"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "file")
+    storage.write_bytes(uri, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_bytes(uri, b"new")
+    assert Path(uri).read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("part", ["../x", "a/../../x", "/x"])
+def test_names_that_leave_the_folder_are_refused(part: str) -> None:
+    with pytest.raises(ConfigError, match="leaves the folder"):
+        storage.join_uri("/data/out", part)
+
+
+def test_local_uris() -> None:
+    assert storage.local_path("file:///data/out") == Path("/data/out")
+    assert storage.local_path("out") == Path.cwd() / "out"
+    assert storage.is_local("/data") and storage.is_local("file:///data") and not storage.is_local("s3://b/k")
+    with pytest.raises(ConfigError, match="not on a local disk"):
+        storage.local_path("s3://bucket/out")
+
+
+def test_both_clients_get_the_same_credentials_from_one_source() -> None:
+    environment = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "token",
+        "AWS_DEFAULT_REGION": "eu-north-1",
+        "HOME": "/root",
+    }
+    delta = storage.storage_options("s3://b/k", environment)
+    assert delta == {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "token",
+        "AWS_REGION": "eu-north-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    ours = storage.fsspec_options("s3://b/k", delta)
+    assert (ours["key"], ours["secret"], ours["token"]) == ("id", "secret", "token")
+    assert ours["client_kwargs"] == {"endpoint_url": "http://127.0.0.1:9000", "region_name": "eu-north-1"}
+    assert storage.storage_options("/data", environment) == storage.fsspec_options("/data", delta) == {}
+    secure = storage.storage_options("s3://b/k", {"AWS_ENDPOINT_URL": "https://store"})
+    assert secure == {"AWS_ENDPOINT_URL": "https://store"}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_core.config import check_at_least
+from llava_core.errors import ConfigError
 from llava_core.geometry import Size
 
 FinishReason = Literal["stop", "length"]
@@ -26,12 +27,24 @@ class SamplingConfig:
     """0 is greedy; above, logits are divided by it."""
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens whose probability reaches this."""
+    top_k: int = 0
+    """Only this many most likely tokens are drawn from; 0 for all."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens already generated (CTRL, arXiv 1909.05858)."""
+    stop: tuple[str, ...] = ()
+    """Generation ends at the first of these strings, which is left out of the text."""
     seed: int = 0
-    """Of the random choices, when temperature is above 0."""
+    """Of the random choices, when temperature is above 0; each request draws from its own generator."""
 
     def __post_init__(self) -> None:
         check_at_least("sampling", "max_new_tokens", self.max_new_tokens, 1)
         check_at_least("sampling", "temperature", self.temperature, 0.0)
+        check_at_least("sampling", "top_k", self.top_k, 0)
+        if not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
+            raise ConfigError(
+                f"sampling.top_p is {self.top_p}, repetition_penalty {self.repetition_penalty}; "
+                "expected 0 < top_p <= 1 and a penalty above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,231 @@
+"""Attention over packed sequences: many requests in one row, none padded, each seeing only itself and its prefix.
+
+Registered with transformers as an attention implementation, so that the decoder layers, their weights, their rotary
+embedding and their quantisation stay transformers' own. What a step's rows belong to travels beside them in a
+`Step`, through the keyword arguments that transformers' layers pass on.
+
+A prefix that several sequences share (an image and its system prompt) is attended to once for all of them, and merged
+with each one's own part through the log-sum-exp of both ("cascade attention").
+
+Legend: T tokens in the row, H query heads, K key/value heads, G = H/K, D head width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from llava_core.engine.kv import SequenceCache
+
+IMPLEMENTATION = "tessera_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The rows of one sequence in a step."""
+
+    start: int
+    """First row."""
+    stop: int
+    """Row after the last."""
+    cache: SequenceCache
+    """Its own keys and values, before this step."""
+    prefix: SequenceCache | None = None
+    """Keys and values that it shares with others, all before its own."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows in this step."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the rows of one forward pass belong to."""
+
+    spans: tuple[Span, ...]
+    """In row order, without gaps."""
+
+    def position_ids(self, device: torch.device) -> Tensor:
+        """int64[1, T]: each token's place in its own sequence, prefix counted."""
+        parts = []
+        for span in self.spans:
+            first = span.cache.length + (span.prefix.length if span.prefix else 0)
+            parts.append(torch.arange(first, first + span.num_tokens, device=device))
+        return torch.cat(parts)[None]
+
+    def advance(self) -> None:
+        """Count this step's tokens in every cache."""
+        for span in self.spans:
+            span.cache.advance(span.num_tokens)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    step: Step,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each span of a packed row.
+
+    Args:
+        module: the attention layer, for its `layer_idx`.
+        query: [1, H, T, D], rotary embedding applied.
+        key: [1, K, T, D], rotary embedding applied.
+        value: [1, K, T, D].
+        attention_mask: unused; spans say who sees whom.
+        step: the spans.
+        scaling: factor of the scores; None for 1/√D.
+        sliding_window: how many tokens back a token sees, itself included; None for all.
+
+    Returns:
+        [1, T, H, D] and None, as transformers' attention functions return them.
+    """
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = torch.empty_like(query[0])
+    own: list[tuple[Tensor, Tensor] | None] = []
+    for span in step.spans:
+        rows = slice(span.start, span.stop)
+        keys, values = span.cache.write(layer, key[0, :, rows], value[0, :, rows])
+        total = keys.shape[1] + (span.prefix.length if span.prefix else 0)
+        if sliding_window is not None and total > sliding_window:
+            out[:, rows] = _windowed(query[0, :, rows], keys, values, span.prefix, layer, scale, sliding_window)
+            own.append(None)
+        elif span.prefix is None:
+            out[:, rows] = _attend(query[0, :, rows], keys, values, scale)
+            own.append(None)
+        else:
+            own.append(_attend_with_lse(query[0, :, rows], keys, values, scale))
+    _merge_prefixes(query[0], step, own, layer, scale, out)
+    return out.transpose(0, 1)[None], None
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """[H, T, D] of the last T tokens over [K, S, D], causal."""
+    heads, num_tokens, width = query.shape
+    groups = heads // keys.shape[0]
+    if num_tokens == 1:
+        grouped = query.reshape(1, keys.shape[0], groups, width)
+        attended = scaled_dot_product_attention(grouped, keys[None], values[None], scale=scale)
+        return attended.reshape(heads, 1, width)
+    mask = None if num_tokens == keys.shape[1] else _causal(num_tokens, keys.shape[1], keys.device)
+    return scaled_dot_product_attention(
+        query[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=groups > 1
+    )[0]
+
+
+def _causal(num_tokens: int, total: int, device: torch.device) -> Tensor:
+    """bool[T, S]: True where the last T of S tokens may look."""
+    return torch.ones(num_tokens, total, dtype=torch.bool, device=device).tril(total - num_tokens)
+
+
+def _attend_with_lse(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Like `_attend`, with the log-sum-exp float32[H, T] of its scores."""
+    heads, num_tokens, width = query.shape
+    groups = heads // keys.shape[0]
+    if num_tokens == 1:
+        out, lse = _flash(query.reshape(keys.shape[0], groups, width), keys, values, scale, causal=False)
+        return out.reshape(heads, 1, width), lse.reshape(heads, 1)
+    if num_tokens != keys.shape[1]:
+        raise RuntimeError("a sequence with a prefix is prefilled in one step")
+    return _flash(query, keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0), scale, causal=True)
+
+
+def _flash(query: Tensor, keys: Tensor, values: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Attention [H, T, D] and log-sum-exp [H, T] by the device's own fused kernel."""
+    arguments = query[None], keys[None], values[None], 0.0, causal
+    if query.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*arguments, scale=scale)
+    else:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(*arguments, scale=scale)[:2]
+    return out[0], lse[0]
+
+
+def _merge_prefixes(
+    query: Tensor, step: Step, own: list[tuple[Tensor, Tensor] | None], layer: int, scale: float, out: Tensor
+) -> None:
+    """Attend to each shared prefix once for all its spans, and merge with what each span saw of itself."""
+    sharers: dict[int, list[int]] = {}
+    for index, span in enumerate(step.spans):
+        if span.prefix is not None and own[index] is not None:
+            sharers.setdefault(id(span.prefix), []).append(index)
+    for indices in sharers.values():
+        spans = [step.spans[index] for index in indices]
+        prefix = spans[0].prefix
+        assert prefix is not None
+        keys = prefix.keys[layer, :, : prefix.length]
+        values = prefix.values[layer, :, : prefix.length]
+        rows = torch.cat([query[:, span.start : span.stop] for span in spans], dim=1)
+        heads, num_tokens, width = rows.shape
+        # Every row sees the whole prefix, so the G query heads of a key/value head are just more rows of it.
+        seen, lse = _flash(rows.reshape(keys.shape[0], -1, width), keys, values, scale, causal=False)
+        seen, lse = seen.reshape(heads, num_tokens, width), lse.reshape(heads, num_tokens)
+        at = 0
+        for index, span in zip(indices, spans, strict=True):
+            part = slice(at, at := at + span.num_tokens)
+            own_part = own[index]
+            assert own_part is not None
+            out[:, span.start : span.stop] = merge_by_lse(seen[:, part], lse[:, part], *own_part)
+
+
+def merge_by_lse(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> Tensor:
+    """Attention over two sets of keys, from the attention over each.
+
+    Args:
+        first: [H, T, D] over one set; `first_lse` float[H, T], the log-sum-exp of its scores.
+        second: the same over the other set.
+
+    Returns:
+        [H, T, D] over both.
+
+    Source: the merge of partial softmaxes, as in FlashAttention (arXiv 2205.14135, section 3.1).
+    """
+    weight = torch.sigmoid(first_lse - second_lse)[..., None].to(first.dtype)
+    return torch.lerp(second, first, weight)
+
+
+def _windowed(
+    query: Tensor, keys: Tensor, values: Tensor, prefix: SequenceCache | None, layer: int, scale: float, window: int
+) -> Tensor:
+    """Attention of the last T tokens where each sees only `window` tokens back, itself included."""
+    if prefix is not None:
+        keys = torch.cat([prefix.keys[layer, :, : prefix.length], keys], dim=1)
+        values = torch.cat([prefix.values[layer, :, : prefix.length], values], dim=1)
+    num_tokens, total = query.shape[1], keys.shape[1]
+    mask = _causal(num_tokens, total, keys.device).triu(total - num_tokens - window + 1)
+    return scaled_dot_product_attention(
+        query[None], keys[None], values[None], attn_mask=mask, scale=scale, enable_gqa=query.shape[0] > keys.shape[0]
+    )[0]
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Spans say who sees whom, so no mask is built."""
+
+
+AttentionInterface.register(IMPLEMENTATION, packed_attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+
+
+@contextmanager
+def packed(language_model: nn.Module) -> Iterator[None]:
+    """Run a transformers language model's layers with packed attention inside the block."""
+    config = language_model.config.get_text_config()  # type: ignore[operator,union-attr]
+    before = config._attn_implementation
+    config._attn_implementation = IMPLEMENTATION
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

@@ -1,0 +1,149 @@
+"""The simplest correct engine: transformers' `generate` on left-padded batches.
+
+Requests are grouped by their sampling, ordered by length so that batches need little padding, and answered in the
+order in which they came. It is the oracle that a faster engine is held to.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from llava_core.engine.types import Request, Result, SamplingConfig
+from llava_core.errors import ImageRefused, PromptRefused
+from llava_core.model import LLaVANeXT
+from llava_core.processor import Encoded, LLaVAProcessor
+from llava_core.prompts import Image, Message, Text
+
+
+class _LogprobRecorder(LogitsProcessor):
+    """Keeps each chosen token's log-probability, without keeping each step's logits.
+
+    `generate` shows it the logits of a step before the token is chosen, and the chosen token one step later.
+    """
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._chosen: list[Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if self._last is not None:
+            self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
+        self._last = torch.log_softmax(scores.float(), dim=-1)
+        return scores
+
+    def logprobs(self, generated: Tensor) -> Tensor:
+        """float32[B, T] of the generated ids int64[B, T]."""
+        if self._last is None:
+            return torch.zeros(generated.shape, dtype=torch.float32)
+        return torch.cat([*self._chosen, self._last.gather(1, generated[:, -1:])], dim=1).cpu()
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A request that could be encoded, and its place in the results."""
+
+    place: int
+    request: Request
+    encoded: Encoded
+
+
+class ReferenceEngine:
+    """Answers requests by transformers' own `generate`, in batches.
+
+    Args:
+        model: the model, with a language model; moved to `device` and set to evaluation.
+        processor: the processor of the same checkpoint.
+        batch_size: most requests in one `generate` call.
+        device: where the model runs; None leaves it where it is.
+
+    Raises:
+        ValueError: the model has no language model, or `batch_size` is below 1.
+    """
+
+    def __init__(
+        self, model: LLaVANeXT, processor: LLaVAProcessor, *, batch_size: int = 8, device: str | torch.device | None = None
+    ) -> None:
+        if model.language_model is None:
+            raise ValueError("an engine needs a model with a language model; this one was built without a text config")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self.model = (model if device is None else model.to(device)).eval()
+        self.processor = processor
+        self.batch_size = batch_size
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer every request.
+
+        Args:
+            requests: any number, of any mixture of image counts and sampling.
+
+        Returns:
+            One result for each request, in the same order; a request that cannot be served has `error` set.
+        """
+        results: list[Result | None] = [None] * len(requests)
+        admitted: list[_Admitted] = []
+        for place, request in enumerate(requests):
+            try:
+                admitted.append(_Admitted(place, request, self._encode(request)))
+            except (ImageRefused, PromptRefused) as refused:
+                results[place] = Result(
+                    request_id=request.request_id, error=str(refused.reason), error_detail=refused.detail
+                )
+        for sampling in dict.fromkeys(item.request.sampling for item in admitted):
+            same = sorted(
+                (item for item in admitted if item.request.sampling == sampling),
+                key=lambda item: len(item.encoded.input_ids),
+            )
+            for start in range(0, len(same), self.batch_size):
+                batch = same[start : start + self.batch_size]
+                for item, result in zip(batch, self._run(batch, sampling), strict=True):
+                    results[item.place] = result
+        return [result for result in results if result is not None]
+
+    def _encode(self, request: Request) -> Encoded:
+        content = (*(Image() for _ in request.images), Text(request.prompt))
+        conversation = (Message("user", content),)
+        return self.processor.encode(conversation, request.images, max_tiles=request.max_tiles, add_generation_prompt=True)
+
+    @torch.inference_mode()
+    def _run(self, batch: list[_Admitted], sampling: SamplingConfig) -> list[Result]:
+        inputs = self.processor.collate([item.encoded for item in batch])
+        recorder = _LogprobRecorder()
+        with torch.random.fork_rng(enabled=sampling.temperature > 0):
+            if sampling.temperature > 0:
+                torch.manual_seed(sampling.seed)
+            generated = self.model.generate(
+                **inputs.to(self.model.device),
+                max_new_tokens=sampling.max_new_tokens,
+                do_sample=sampling.temperature > 0,
+                temperature=sampling.temperature if sampling.temperature > 0 else None,
+                top_p=sampling.top_p if sampling.temperature > 0 else None,
+                top_k=0 if sampling.temperature > 0 else None,
+                eos_token_id=sorted(self.processor.stop_token_ids),
+                pad_token_id=self.processor.pad_token_id,
+                logits_processor=LogitsProcessorList([recorder]),
+            )
+        logprobs = recorder.logprobs(generated)
+        return [self._result(item, ids, row) for item, ids, row in zip(batch, generated.tolist(), logprobs, strict=True)]
+
+    def _result(self, item: _Admitted, ids: list[int], logprobs: Tensor) -> Result:
+        stop = next((i for i, token in enumerate(ids) if token in self.processor.stop_token_ids), None)
+        kept = ids if stop is None else ids[: stop + 1]
+        chosen = logprobs[: len(kept)].tolist()
+        encoded = item.encoded
+        return Result(
+            request_id=item.request.request_id,
+            text=self.processor.decode(kept).strip(),
+            token_ids=tuple(kept),
+            finish_reason="length" if stop is None else "stop",
+            num_prompt_tokens=len(encoded.input_ids),
+            num_image_tokens=encoded.num_image_tokens,
+            mean_logprob=math.fsum(chosen) / len(chosen),
+            min_logprob=min(chosen),
+            image_sizes=encoded.image_sizes,
+            grids=encoded.image_grids,
+        )

@@ -31,6 +31,7 @@ IGNORE_INDEX = -100
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,10 @@ class PromptTokenizer:
         for segment, text in zip(chunk, texts, strict=True):
             step, last = int(segment.trainable), trained_before[-1]
             trained_before += [last + step * (i + 1) for i in range(len(text))]
-        try:
-            encoding = self._literal.encode("".join(texts), add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise PromptRefused(PromptReason.BAD_CONVERSATION, "text has a lone surrogate") from error
+        joined = "".join(texts)
+        if _SURROGATES.search(joined):
+            raise PromptRefused(PromptReason.BAD_CONVERSATION, "text has half of a surrogate pair")
+        encoding = self._literal.encode(joined, add_special_tokens=False)
         labels = []
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             # A token made by a tokenizer out of nothing (a prefix space) has an empty span: it goes with what follows.

@@ -60,7 +60,7 @@ class LLaVAProcessor:
         self.image_token = str(self.tokenizer.convert_ids_to_tokens(config.image_token_id))
         video_id = config.video_token_id
         self.video_token = None if video_id is None else str(self.tokenizer.convert_ids_to_tokens(video_id))
-        self._load_media = MediaLoader(config)
+        self.load_media = MediaLoader(config)
         self._tokenise = PromptTokenizer(self.tokenizer, config.image_token_id, video_id)
 
     @classmethod
@@ -116,6 +116,7 @@ class LLaVAProcessor:
         max_length: int | None = None,
         add_generation_prompt: bool | None = None,
         image_placement: ImagePlacement = "front",
+        media: Media | None = None,
     ) -> Encoded:
         """Encode one conversation with its images.
 
@@ -127,6 +128,7 @@ class LLaVAProcessor:
             max_length: most tokens; longer is refused, never cut.
             add_generation_prompt: end with the opening of an answer; None: where the user speaks last.
             image_placement: as in `render`.
+            media: what `load_media` made of these images and videos, where several conversations share them.
 
         Returns:
             Ids, labels and tiles.
@@ -143,7 +145,7 @@ class LLaVAProcessor:
         characters = sum(len(segment.text) for segment in segments)
         if characters > MAX_TEXT_CHARS:
             raise PromptRefused(PromptReason.TOO_LONG, f"{characters} characters; at most {MAX_TEXT_CHARS}")
-        media = self._load_media(images, videos, max_tiles)
+        media = media or self.load_media(images, videos, max_tiles)
         tokens = self._tokenise(segments, media.image_tokens, media.video_tokens)
         return _encoded(tokens.input_ids, tokens.labels, media, max_length)
 
@@ -230,7 +232,7 @@ class LLaVAProcessor:
         self, text: str, images: Sequence[Any], videos: Sequence[Any], max_tiles: int | None, max_length: int | None
     ) -> Encoded:
         """Encode a prompt whose placeholders and special tokens are parsed."""
-        media = self._load_media(images, videos, max_tiles)
+        media = self.load_media(images, videos, max_tiles)
         counts = {self.config.image_token_id: iter(media.image_tokens)}
         if self.config.video_token_id is not None:
             counts[self.config.video_token_id] = iter(media.video_tokens)

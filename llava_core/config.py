@@ -172,7 +172,7 @@ class VideoConfig:
     "frame": after each frame; "no_token": none."""
     temporal_encoder: bool = False
     """Transformer over all frames' tokens, as the document has it; off in released checkpoints."""
-    temporal_layers: int = 2
+    temporal_layers: int = 1
     """Layers of the temporal encoder, where there is one."""
 
     def __post_init__(self) -> None:

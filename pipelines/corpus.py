@@ -6,15 +6,20 @@ What this does *not* do: decode an image, or know a format (`corpus_files`, `_pa
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
+from typing import assert_never
 
 import pyarrow as pa
 
 from llava_core.errors import ConfigError
 from pipelines.corpus_files import is_side_file, plan_files, read_files, side_names
+from pipelines.corpus_json import plan_json, read_json
 from pipelines.corpus_listing import Entry, Listing, list_source
+from pipelines.corpus_parquet import plan_parquet, read_parquet
 from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusKind, CorpusSettings
-from pipelines.corpus_sources import StorageOptions
+from pipelines.corpus_sources import StorageOptions, is_local
+from pipelines.corpus_tar import plan_tar, read_tar
 from pipelines.fragments import CorpusRow, Fragment
 from schemas.corpus import CORPUS
 
@@ -58,7 +63,7 @@ def plan_corpus(
     seen: set[str] = set()
     for source in inputs:
         listing = _without(list_source(source, storage_options), seen)
-        for fragment in _plan_listing(listing, columns, settings, storage_options):
+        for fragment in _plan_listing(listing, columns, settings, storage_options, limit is not None):
             if left is not None and left <= 0:
                 return plan
             cut = fragment if left is None else fragment.head(left)
@@ -86,8 +91,14 @@ def read_fragment(
     match fragment.kind:
         case "files":
             yield from read_files(fragment, settings, storage_options)
-        case kind:
-            raise ConfigError(f"fragment {fragment.fragment_id} has the unknown kind {kind!r}")
+        case "parquet":
+            yield from read_parquet(fragment, columns, settings, storage_options)
+        case "tar":
+            yield from read_tar(fragment, columns, settings, storage_options)
+        case "jsonl" | "json":
+            yield from read_json(fragment, columns, settings, storage_options)
+        case unknown:
+            assert_never(unknown)
 
 
 def rows_table(rows: Iterable[CorpusRow]) -> pa.Table:
@@ -119,14 +130,40 @@ def file_kind(name: str) -> CorpusKind:
 
 
 def _plan_listing(
-    listing: Listing, columns: CorpusColumns, settings: CorpusSettings, options: StorageOptions
+    listing: Listing, columns: CorpusColumns, settings: CorpusSettings, options: StorageOptions, lazy: bool
 ) -> Iterator[Fragment]:
+    """Plan the files of one input, in order; remote containers several at once, unless only the first are needed."""
     for kind, part in _split_by_kind(listing, settings):
-        match kind:
-            case "files":
-                yield from plan_files(part, settings)
-            case _:
-                raise ConfigError(f"no reader for {kind!r}")
+        if kind == "files":
+            yield from plan_files(part, settings)
+        elif lazy or is_local(part.root):
+            for entry in part.entries:
+                yield from _plan_container(kind, entry, part, columns, settings, options)
+        else:
+            with ThreadPoolExecutor(settings.read_threads, thread_name_prefix="plan") as pool:
+
+                def plan(entry: Entry) -> list[Fragment]:
+                    return list(_plan_container(kind, entry, part, columns, settings, options))
+
+                for fragments in pool.map(plan, part.entries):
+                    yield from fragments
+
+
+def _plan_container(
+    kind: CorpusKind,
+    entry: Entry,
+    listing: Listing,
+    columns: CorpusColumns,
+    settings: CorpusSettings,
+    options: StorageOptions,
+) -> Iterator[Fragment]:
+    match kind:
+        case "parquet":
+            return plan_parquet(entry, listing, columns, settings, options)
+        case "tar":
+            return plan_tar(entry, listing, settings, options)
+        case _:
+            return plan_json(entry, listing, settings, options)
 
 
 def _split_by_kind(listing: Listing, settings: CorpusSettings) -> list[tuple[CorpusKind, Listing]]:

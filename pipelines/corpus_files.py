@@ -16,13 +16,13 @@ from pipelines.corpus_text import clean_text, decode_utf8, parse_json, scalars_j
 from pipelines.fragments import CorpusRefused, CorpusRow, Fragment, RowRef, cut_by_content, make_fragment, rejected_row
 from schemas.reasons import CorpusReason
 
-SIDE_EXTENSIONS = frozenset(
-    ".txt .json .jsonl .ndjson .csv .tsv .md .rst .parquet .pq .arrow .feather .npy .npz .html .htm .xml .yaml .yml .log "
-    ".tar .tgz .gz .zip .zst .bz2 .xz .7z .rar .lock .crc .idx .index .toml .ini .cfg .py .sh .pkl .pt .safetensors "
-    ".db .sqlite".split()
-)
-"""What lies among images without being one."""
-_SIDE_NAMES = frozenset("license licence readme notice copying authors changelog makefile checksums manifest".split())
+_SIDE_WORDS = """
+.txt .json .jsonl .ndjson .csv .tsv .md .rst .parquet .pq .arrow .feather .npy .npz .html .htm .xml .yaml .yml .log
+.tar .tgz .gz .zip .zst .bz2 .xz .7z .rar .lock .crc .idx .index .toml .ini .cfg .py .sh .pkl .pt .safetensors .db
+license licence readme notice copying authors changelog makefile checksums manifest
+"""
+SIDE_NAMES = frozenset(_SIDE_WORDS.split())
+"""What lies among images without being one: extensions, and names that have none; lower case."""
 _CAPTION_KEYS = ("caption", "text")
 
 
@@ -34,7 +34,7 @@ def is_side_file(name: str) -> bool:
         (True, True, False, False)
     """
     path = PurePosixPath(name)
-    return path.suffix.lower() in SIDE_EXTENSIONS or (not path.suffix and path.name.lower() in _SIDE_NAMES)
+    return (path.suffix or path.name).lower() in SIDE_NAMES
 
 
 def side_names(names: Iterable[str]) -> frozenset[str]:

@@ -23,7 +23,7 @@ from pipelines.corpus_sources import (
     remote_ref,
     split_scheme,
 )
-from pipelines.fragments import ObjectRef
+from pipelines.fragments import CorpusRefused, ObjectRef
 from schemas.reasons import CorpusReason
 
 logger = logging.getLogger(__name__)
@@ -65,12 +65,19 @@ def list_source(source: str, options: StorageOptions = None) -> Listing:
     """List one input.
 
     Raises:
-        ConfigError: nothing is there, or the scheme is not a store.
+        ConfigError: nothing is there, the scheme is not a store, or the folder is a Delta table.
     """
     uri = normalise(source)
-    if is_local(uri):
-        return _list_local(source, uri)
-    return _list_remote(source, uri, options)
+    listing = _list_local(source, uri) if is_local(uri) else _list_remote(source, uri, options)
+    if any(entry.name.startswith(f"{DELTA_LOG}/") for entry in listing.entries):
+        raise ConfigError(f"input {source!r} is a Delta table; its folder also holds files that its log has removed")
+    return listing
+
+
+def check_entry(entry: Entry) -> None:
+    """Raise `CorpusRefused` for what the listing found wrong with a file."""
+    if entry.error:
+        raise CorpusRefused(entry.error, entry.error_detail or "")
 
 
 def _hidden(name: str) -> bool:
@@ -86,7 +93,8 @@ def _list_local(source: str, path: str) -> Listing:
     if not _MAGIC & set(path):
         raise ConfigError(f"input {source!r}: no such file or folder ({path})")
     root = _fixed_prefix(path)
-    matches = [match for match in glob.glob(path, recursive=True) if not _hidden(Path(match).name)]
+    found = glob.glob(path, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    matches = [match for match in found if not _hidden(Path(match).name)]
     entries: list[Entry] = []
     for match in matches:
         if os.path.isdir(match):  # noqa: PTH112

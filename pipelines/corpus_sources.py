@@ -97,7 +97,7 @@ def open_object(ref: ObjectRef, options: StorageOptions = None) -> Iterator[Bina
 
 def _open_local(ref: ObjectRef) -> BinaryIO:
     try:
-        handle = open(ref.uri, "rb", buffering=2**18)
+        handle = open(ref.uri, "rb", buffering=2**18)  # noqa: SIM115  (the caller's stack closes it)
     except PermissionError as error:
         raise CorpusRefused(CorpusReason.UNREADABLE, f"{ref.uri}: {error.strerror}") from error
     found = local_ref(ref.uri, os.fstat(handle.fileno()))

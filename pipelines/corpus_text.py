@@ -20,7 +20,9 @@ MAX_METADATA_CHARS = 4096
 
 # C0 and C1 controls but tab and newline; bidirectional controls; zero-width space, word joiner, byte-order mark.
 # The zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelled with them.
-_STRIPPED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+_STRIPPED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+)
 _LINE_ENDS = re.compile("\r\n?")
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 

@@ -7,6 +7,8 @@ What this does *not* do: decode an image, or know a format (`corpus_files`, `_pa
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import assert_never
 
@@ -136,34 +138,33 @@ def _plan_listing(
     for kind, part in _split_by_kind(listing, settings):
         if kind == "files":
             yield from plan_files(part, settings)
-        elif lazy or is_local(part.root):
-            for entry in part.entries:
-                yield from _plan_container(kind, entry, part, columns, settings, options)
         else:
+            plan = partial(
+                _plan_container, kind=kind, listing=part, columns=columns, settings=settings, options=options
+            )
+            if lazy or is_local(part.root):
+                yield from chain.from_iterable(map(plan, part.entries))
+                continue
             with ThreadPoolExecutor(settings.read_threads, thread_name_prefix="plan") as pool:
-
-                def plan(entry: Entry) -> list[Fragment]:
-                    return list(_plan_container(kind, entry, part, columns, settings, options))
-
-                for fragments in pool.map(plan, part.entries):
-                    yield from fragments
+                yield from chain.from_iterable(pool.map(plan, part.entries))
 
 
 def _plan_container(
-    kind: CorpusKind,
     entry: Entry,
+    *,
+    kind: CorpusKind,
     listing: Listing,
     columns: CorpusColumns,
     settings: CorpusSettings,
     options: StorageOptions,
-) -> Iterator[Fragment]:
+) -> list[Fragment]:
     match kind:
         case "parquet":
-            return plan_parquet(entry, listing, columns, settings, options)
+            return list(plan_parquet(entry, listing, columns, settings, options))
         case "tar":
-            return plan_tar(entry, listing, settings, options)
+            return list(plan_tar(entry, listing, settings, options))
         case _:
-            return plan_json(entry, listing, settings, options)
+            return list(plan_json(entry, listing, settings, options))
 
 
 def _split_by_kind(listing: Listing, settings: CorpusSettings) -> list[tuple[CorpusKind, Listing]]:

@@ -114,7 +114,8 @@ def load_model(
         _leave_padding_rows(stored, int((config.text or {})["vocab_size"]))
     config = _untie_if_unequal(config, stored)
     model = _skeleton(config)
-    _compare(_expected(model, config), stored, folder)
+    shared = shared_names(model)
+    _compare({name: t for name, t in model.state_dict().items() if name not in shared}, stored, folder)
     _assign(model, stored, dtype, torch.device(device), quantization_config)
     if model.language_model is not None and (folder / GENERATION).is_file():
         model.language_model.generation_config = GenerationConfig.from_dict(read_json(folder / GENERATION))
@@ -210,11 +211,11 @@ def _skeleton(config: ModelConfig) -> "LLaVANeXT":
         return (LLaVAOneVision if config.family == "llava_onevision" else LLaVANeXT)(config)
 
 
-def _expected(model: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
-    expected = dict(model.state_dict())
-    if config.text is not None and config.text.get("tie_word_embeddings"):
-        expected.pop(HEAD_WEIGHT, None)
-    return expected
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """Parameters that are one and the same: each further name → the first."""
+    first: dict[int, str] = {}
+    named = list(model.named_parameters(remove_duplicate=False))
+    return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
 
 
 def _compare(expected: Mapping[str, torch.Tensor], stored: Mapping[str, _Stored], folder: Path) -> None:
@@ -255,8 +256,7 @@ def _assign(
         wanted = tower_dtype if name.startswith(ENCODER) else dtype
         cast = wanted if tensor.is_floating_point() and wanted is not None else tensor.dtype
         tensors[name] = tensor.to(device="cpu" if _to_quantise(name, quantization_config) else device, dtype=cast)
-    if model.language_model is not None and HEAD_WEIGHT not in tensors:
-        tensors[HEAD_WEIGHT] = tensors[EMBED_WEIGHT]
+    tensors |= {name: tensors[first] for name, first in shared_names(model).items()}
     if quantization_config is not None:
         quantise_language_model(model, tensors, quantization_config, device)
     model.load_state_dict(tensors, strict=quantization_config is None, assign=True)

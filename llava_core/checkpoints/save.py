@@ -20,7 +20,7 @@ import torch
 from llava_core.checkpoints import hf, original, own
 from llava_core.checkpoints.files import CONFIG, MAX_SHARD_BYTES, write_json, write_weights
 from llava_core.checkpoints.layouts import EMBED_WEIGHT, HEAD_WEIGHT, Layout, name_written
-from llava_core.checkpoints.load import GENERATION
+from llava_core.checkpoints.load import GENERATION, shared_names
 from llava_core.checkpoints.standard import CARRIED_KEY, canonical, carried_fields
 from llava_core.config import ModelConfig
 from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
@@ -100,12 +100,13 @@ def _stored_tensors(model: "LLaVANeXT", config: ModelConfig) -> dict[str, torch.
             f"the embedding has {embedding.shape[0]} rows, but model.config.text says {config.text.get('vocab_size')}; "
             "change both together",
         )
-    if config.text.get("tie_word_embeddings") and head is not None and embedding is not None:
-        if head.data_ptr() != embedding.data_ptr():
-            detail = "model.config.text ties the embeddings, but the model's are two; set tie_word_embeddings to false"
-            raise CheckpointRefused(CheckpointReason.WRONG_SHAPE, detail)
-        del tensors[HEAD_WEIGHT]
-    return tensors
+    shared = shared_names(model)
+    if not config.text.get("tie_word_embeddings"):
+        return tensors | {name: tensors[name].clone() for name in shared}
+    if head is not None and embedding is not None and HEAD_WEIGHT not in shared:
+        detail = "model.config.text ties the embeddings, but the model's are two; set tie_word_embeddings to false"
+        raise CheckpointRefused(CheckpointReason.WRONG_SHAPE, detail)
+    return {name: tensor for name, tensor in tensors.items() if name not in shared}
 
 
 def _main_dtype(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -122,12 +123,15 @@ def _translated(config: ModelConfig, dtype: str, layout: Layout, carried: Mappin
     if layout == "own":
         return own.write(config, dtype)
     whole = canonical(config)
-    if layout == "hf":
-        raw = hf.write(whole, dtype)
-        read_back = hf.read(raw, hf.write_preprocessors(whole)["preprocessor_config.json"])
-    else:
-        raw = original.write(whole, dtype)
-        read_back = original.read(raw)
+    raw = hf.write(whole, dtype) if layout == "hf" else original.write(whole, dtype)
+    try:
+        if layout == "hf":
+            read_back = hf.read(raw, hf.write_preprocessors(whole)["preprocessor_config.json"])
+        else:
+            read_back = original.read(raw)
+    except (CheckpointRefused, ConfigError) as error:
+        detail = f'layout "{layout}" cannot say this model (tiles.policy {whole.tiles.policy!r}: {error}); write "own"'
+        raise CheckpointRefused(CheckpointReason.NOT_EXPRESSIBLE, detail) from error
     fields = {**carried_fields(whole, read_back, layout), **carried}
     return {**raw, CARRIED_KEY: fields} if fields else raw
 

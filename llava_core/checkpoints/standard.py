@@ -126,7 +126,10 @@ def canonical(config: ModelConfig) -> ModelConfig:
     vision = config.vision
     if vision.tower.get("model_type") in TOWERS:
         vision = dataclasses.replace(vision, tower=standard_config(vision.tower))
-    text = standard_config(config.text) if config.text is not None else None
+    text = None
+    if config.text is not None:
+        # Some classes know the width by another name only.
+        text = {"hidden_size": config.text_dim, **standard_config(config.text)}
     video = config.video if config.video_token_id is not None or config.video.temporal_encoder else VideoConfig()
     return dataclasses.replace(config, tiles=tiles, connector=connector, vision=vision, text=text, video=video)
 

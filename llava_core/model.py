@@ -151,7 +151,7 @@ class LLaVANeXT(VisualEncoder):
         """
         images = self._encode_given_images(pixel_values, image_sizes, image_grids, num_images_per_sample)
         videos = [] if pixel_values_videos is None else self.encode_videos(pixel_values_videos)
-        return self._place(input_ids, images, videos)
+        return self.place_features(input_ids, images, videos)
 
     def _encode_given_images(
         self, pixel_values: Tensor | None, sizes: Sizes | None, grids: Sizes | None, counts: Counts | None
@@ -160,8 +160,20 @@ class LLaVANeXT(VisualEncoder):
             return []
         return self.encode_images(pixel_values, sizes, grids, counts)
 
-    def _place(self, input_ids: Tensor, images: list[Tensor], videos: list[Tensor]) -> Tensor:
-        """Embed ids and put features over placeholders, images and videos each in order."""
+    def place_features(self, input_ids: Tensor, images: list[Tensor], videos: list[Tensor] | None = None) -> Tensor:
+        """Embed ids, and put packed features over their placeholders, images and videos each in order.
+
+        Args:
+            input_ids: int64[B, T].
+            images: float[T_i, D] of each image.
+            videos: float[T_i, D] of each video.
+
+        Returns:
+            float[B, T, D].
+
+        Raises:
+            ValueError: placeholders and features differ in number; both numbers are named.
+        """
         config = self.config
         image_mask = input_ids == config.image_token_id
         video_mask = torch.zeros_like(image_mask)
@@ -170,21 +182,14 @@ class LLaVANeXT(VisualEncoder):
         # A placeholder's id may lie beyond the vocabulary (it does in the original layout), so it is never looked up.
         text_ids = input_ids.masked_fill(image_mask | video_mask, 0)
         embeds: Tensor = self.language_model.get_input_embeddings()(text_ids)
-        for name, mask, features in (("image", image_mask, images), ("video", video_mask, videos)):
+        for name, mask, features in (("image", image_mask, images), ("video", video_mask, videos or [])):
             count = sum(part.shape[0] for part in features)
             check_placeholders(name, mask, count)
             if count:
                 embeds = embeds.masked_scatter(mask[..., None], torch.cat(features).to(embeds))
         if self.training and self.always_run_tower and not images and not videos:
-            embeds = embeds + self._empty_features().to(embeds).sum()
+            embeds = embeds + self.empty_features().to(embeds).sum()
         return embeds
-
-    def _empty_features(self) -> Tensor:
-        """float[0, D] that depends on every visual parameter: gradients of zero, but gradients."""
-        side = self.config.tiles.tile_size
-        tile = torch.zeros(1, 3, side, side, device=self.device, dtype=torch.uint8)
-        newline = [] if self.image_newline is None else [self.image_newline[None]]
-        return torch.cat([self._project(tile, None)[0], *newline])[:0]
 
     def forward(
         self,
@@ -251,7 +256,7 @@ class LLaVANeXT(VisualEncoder):
             raise ValueError("Either images or video_frames required, or input_ids; none of them came")
         features = self._encode_given_images(*visual)
         videos = [] if pixel_values_videos is None else self.encode_videos(pixel_values_videos)
-        embeds = self._place(input_ids, features, videos)
+        embeds = self.place_features(input_ids, features, videos)
         output = self._run_language_model(embeds, attention_mask, position_ids, labels, options)
         output["visual_features"] = (*features, *videos)
         return output

@@ -123,7 +123,13 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor
         return attended.reshape(heads, 1, width)
     mask = None if num_tokens == keys.shape[1] else _causal(num_tokens, keys.shape[1], keys.device)
     return scaled_dot_product_attention(
-        query[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=groups > 1
+        query[None],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=groups > 1,
     )[0]
 
 

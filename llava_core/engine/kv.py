@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class KVShape:
         return 2 * self.num_layers * self.num_heads * self.head_dim * self.dtype.itemsize
 
     @classmethod
-    def of(cls, language_model: torch.nn.Module) -> "KVShape":
+    def of(cls, language_model: PreTrainedModel) -> "KVShape":
         """Read the shape from a transformers causal language model's config."""
         config = language_model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

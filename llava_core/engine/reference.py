@@ -4,7 +4,6 @@ Requests are grouped by their sampling, ordered by length so that batches need l
 order in which they came. It is the oracle that a faster engine is held to.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from llava_core.engine.results import refused, served
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused, PromptRefused
 from llava_core.model import LLaVANeXT
 from llava_core.processor import Encoded, LLaVAProcessor
-from llava_core.prompts import Image, Message, Text
+from llava_core.prompts import ask
 
 
 class _LogprobRecorder(LogitsProcessor):
@@ -65,7 +65,12 @@ class ReferenceEngine:
     """
 
     def __init__(
-        self, model: LLaVANeXT, processor: LLaVAProcessor, *, batch_size: int = 8, device: str | torch.device | None = None
+        self,
+        model: LLaVANeXT,
+        processor: LLaVAProcessor,
+        *,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
     ) -> None:
         if model.language_model is None:
             raise ValueError("an engine needs a model with a language model; this one was built without a text config")
@@ -89,10 +94,8 @@ class ReferenceEngine:
         for place, request in enumerate(requests):
             try:
                 admitted.append(_Admitted(place, request, self._encode(request)))
-            except (ImageRefused, PromptRefused) as refused:
-                results[place] = Result(
-                    request_id=request.request_id, error=str(refused.reason), error_detail=refused.detail
-                )
+            except (ImageRefused, PromptRefused) as error:
+                results[place] = refused(request, error)
         for sampling in dict.fromkeys(item.request.sampling for item in admitted):
             same = sorted(
                 (item for item in admitted if item.request.sampling == sampling),
@@ -105,9 +108,8 @@ class ReferenceEngine:
         return [result for result in results if result is not None]
 
     def _encode(self, request: Request) -> Encoded:
-        content = (*(Image() for _ in request.images), Text(request.prompt))
-        conversation = (Message("user", content),)
-        return self.processor.encode(conversation, request.images, max_tiles=request.max_tiles, add_generation_prompt=True)
+        conversation = ask(request.prompt, num_images=len(request.images))
+        return self.processor.encode(conversation, request.images, max_tiles=request.max_tiles)
 
     @torch.inference_mode()
     def _run(self, batch: list[_Admitted], sampling: SamplingConfig) -> list[Result]:
@@ -122,28 +124,28 @@ class ReferenceEngine:
                 do_sample=sampling.temperature > 0,
                 temperature=sampling.temperature if sampling.temperature > 0 else None,
                 top_p=sampling.top_p if sampling.temperature > 0 else None,
-                top_k=0 if sampling.temperature > 0 else None,
+                top_k=sampling.top_k if sampling.temperature > 0 else None,
+                repetition_penalty=sampling.repetition_penalty,
                 eos_token_id=sorted(self.processor.stop_token_ids),
                 pad_token_id=self.processor.pad_token_id,
                 logits_processor=LogitsProcessorList([recorder]),
             )
         logprobs = recorder.logprobs(generated)
-        return [self._result(item, ids, row) for item, ids, row in zip(batch, generated.tolist(), logprobs, strict=True)]
+        return [
+            self._result(item, ids, row) for item, ids, row in zip(batch, generated.tolist(), logprobs, strict=True)
+        ]
 
     def _result(self, item: _Admitted, ids: list[int], logprobs: Tensor) -> Result:
         stop = next((i for i, token in enumerate(ids) if token in self.processor.stop_token_ids), None)
         kept = ids if stop is None else ids[: stop + 1]
-        chosen = logprobs[: len(kept)].tolist()
-        encoded = item.encoded
-        return Result(
-            request_id=item.request.request_id,
-            text=self.processor.decode(kept).strip(),
-            token_ids=tuple(kept),
+        return served(
+            item.request,
+            text=self.processor.decode(kept),
+            token_ids=kept,
+            logprobs=logprobs[: len(kept)].tolist(),
             finish_reason="length" if stop is None else "stop",
-            num_prompt_tokens=len(encoded.input_ids),
-            num_image_tokens=encoded.num_image_tokens,
-            mean_logprob=math.fsum(chosen) / len(chosen),
-            min_logprob=min(chosen),
-            image_sizes=encoded.image_sizes,
-            grids=encoded.image_grids,
+            num_prompt_tokens=len(item.encoded.input_ids),
+            num_image_tokens=item.encoded.num_image_tokens,
+            image_sizes=item.encoded.image_sizes,
+            grids=item.encoded.image_grids,
         )

@@ -102,8 +102,10 @@ def test_merge_by_lse_equals_one_softmax() -> None:
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(2, 3, 9, generator=generator, dtype=torch.float64) * 4
     values = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
-    parts = [(torch.softmax(s, -1) @ v, torch.logsumexp(s, -1)) for s, v in
-             ((scores[..., :4], values[:, :4]), (scores[..., 4:], values[:, 4:]))]
+    parts = [
+        (torch.softmax(s, -1) @ v, torch.logsumexp(s, -1))
+        for s, v in ((scores[..., :4], values[:, :4]), (scores[..., 4:], values[:, 4:]))
+    ]
     expected = torch.softmax(scores, -1) @ values
     torch.testing.assert_close(merge_by_lse(*parts[0], *parts[1]), expected, atol=1e-12, rtol=0)
 

@@ -12,8 +12,8 @@ from PIL import Image as PILImage
 from llava_core.checkpoints import load_model, resolve_model
 from llava_core.engine import ReferenceEngine, Request, SamplingConfig
 from llava_core.errors import ImageReason, PromptReason
-from llava_core.prompts import ask
 from llava_core.processor import LLaVAProcessor
+from llava_core.prompts import ask
 
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -1,0 +1,187 @@
+"""Requests on their way through the packed engine: grouped by image, encoded, waiting, running.
+
+What this does *not* do: run the model, allocate caches (`packed` does both).
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llava_core.engine.kv import SequenceCache
+from llava_core.engine.types import FinishReason, Request
+from llava_core.prompts import ask
+
+if TYPE_CHECKING:
+    from llava_core.media import Media
+    from llava_core.processor import LLaVAProcessor
+
+MediaKey = tuple[str | int | None, ...]
+"""Equal for requests whose images, and the tiles made of them, are equal; empty without images."""
+
+
+@dataclass(slots=True, eq=False)
+class SharedPrefix:
+    """The beginning of a prompt that several requests have in common, image tokens included."""
+
+    ids: list[int]
+    """Its tokens."""
+    num_users: int
+    """Requests that have not ended yet."""
+    cache: SequenceCache | None = None
+    """Keys and values, once admitted."""
+    filled: bool = False
+    """Whether it has been prefilled."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One request that has been encoded."""
+
+    place: int
+    """Of its result."""
+    request: Request
+    """As it came."""
+    key: MediaKey
+    """Of its images."""
+    media: "Media"
+    """Its images' tiles."""
+    num_prompt_tokens: int
+    """Of the whole prompt."""
+    own_ids: list[int]
+    """Prompt tokens beyond the shared prefix."""
+    prefix: SharedPrefix | None = None
+    """What it shares with others."""
+    cache: SequenceCache | None = None
+    """Keys and values of its own part, once admitted."""
+    generated: list[int] = field(default_factory=list)
+    """Ids chosen so far."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of each of them."""
+    finish_reason: FinishReason | None = None
+    """None while it runs."""
+    stop_at: int | None = None
+    """Characters of its text before a stop string."""
+    generator: torch.Generator | None = None
+    """Of a request that draws."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that its own cache must hold; the last one chosen is never fed back."""
+        return len(self.own_ids) + self.request.sampling.max_new_tokens - 1
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Image tokens of the prompt."""
+        return sum(self.media.image_tokens)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether image features are still to be written into a cache for it."""
+        return bool(self.key) and (self.prefix is None or not self.prefix.filled)
+
+    def append(self, token: int, logprob: float, processor: "LLaVAProcessor") -> None:
+        """Take the next token, and see whether it is the last."""
+        sampling = self.request.sampling
+        self.generated.append(token)
+        self.logprobs.append(logprob)
+        if token in processor.stop_token_ids:
+            self.finish_reason = "stop"
+        elif sampling.stop and (found := first_stop(processor.decode(self.generated), sampling.stop)) is not None:
+            self.finish_reason, self.stop_at = "stop", found
+        elif len(self.generated) == sampling.max_new_tokens:
+            self.finish_reason = "length"
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Requests about the same images."""
+
+    key: MediaKey
+    """Of their images."""
+    requests: list[tuple[int, Request]]
+    """Not encoded yet, with the place of each result."""
+    sequences: deque[Running] = field(default_factory=deque)
+    """Encoded, waiting for room."""
+
+
+def group_requests(requests: Sequence[Request]) -> list[Group]:
+    """Group requests by their images, in the order in which each image first comes; image-free ones stay apart."""
+    groups: dict[MediaKey, Group] = {}
+    for place, request in enumerate(requests):
+        key = media_key(request)
+        # Requests without images share nothing that is worth waiting for.
+        groups.setdefault(key or (place,), Group(key, [])).requests.append((place, request))
+    return list(groups.values())
+
+
+def media_key(request: Request) -> MediaKey:
+    """Hash a request's images, with what decides their tiles."""
+    if not request.images:
+        return ()
+    return (*map(content_key, request.images), request.max_tiles)
+
+
+def content_key(image: bytes | NDArray[np.uint8]) -> str:
+    """Hash an image, encoded or decoded; equal only for equal bytes and, where decoded, equal shape."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(image, bytes):
+        digest.update(image)
+        return digest.hexdigest()
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return f"{digest.hexdigest()}/{'x'.join(map(str, image.shape))}"
+
+
+def encode_request(place: int, request: Request, key: MediaKey, processor: "LLaVAProcessor", media: "Media") -> Running:
+    """Tokenise a request whose images have been loaded.
+
+    Raises:
+        PromptRefused: its text cannot be a prompt.
+    """
+    conversation = ask(request.prompt, num_images=len(request.images))
+    encoded = processor.encode(conversation, request.images, media=media)
+    ids = encoded.input_ids.tolist()
+    generator = None
+    if request.sampling.temperature > 0:
+        generator = torch.Generator().manual_seed(request.sampling.seed)
+    return Running(place, request, key, media, len(ids), ids, generator=generator)
+
+
+def share_prefix(sequences: Sequence[Running], least: int) -> None:
+    """Let sequences share the beginning that their prompts have in common, if it is `least` tokens or more."""
+    length = common_prefix([sequence.own_ids for sequence in sequences])
+    if len(sequences) < 2 or length < least:
+        return
+    prefix = SharedPrefix(sequences[0].own_ids[:length], len(sequences))
+    for sequence in sequences:
+        sequence.prefix = prefix
+        sequence.own_ids = sequence.own_ids[length:]
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with; each keeps at least one of its own.
+
+    Example:
+        >>> common_prefix([[1, 2, 3, 4], [1, 2, 3, 9, 9], [1, 2, 3]])
+        2
+    """
+    shortest = min(map(len, rows)) - 1
+    return sum(
+        1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(row[:shortest] for row in rows), strict=True))
+    )
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop string begins in a text; None where there is none.
+
+    Example:
+        >>> first_stop("yes. No.", ["No", "."])
+        3
+    """
+    return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)

@@ -1,0 +1,156 @@
+"""The packed engine against the reference engine, one request at a time: tokens identical, whatever shares a step."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from llava_core.checkpoints import load_model, resolve_model
+from llava_core.engine import PackedEngine, ReferenceEngine, Request, Result, SamplingConfig
+from llava_core.errors import ImageReason, PromptReason
+from llava_core.processor import LLaVAProcessor
+from llava_core.prompts import ask
+
+QUESTIONS = (
+    "What is in this picture?",
+    "What is in this picture, and where?",
+    "How many?",
+    "Describe it in detail, please, from left to right.",
+)
+
+
+def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def load() -> tuple[Any, LLaVAProcessor]:
+    path = resolve_model("tiny")
+    model = load_model(path)
+    # Untrained weights are small, and so are their differences: at larger ones rows end in different tokens.
+    torch.manual_seed(0)
+    for parameter in model.language_model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.12)
+    return model, LLaVAProcessor.from_pretrained(path)
+
+
+MODEL, PROCESSOR = load()
+
+
+def requests_of_every_kind() -> list[Request]:
+    """Mixed sizes, text alone, several images, shared images, bad ones, one to twenty-three new tokens."""
+    made = []
+    sizes = [(40, 130), (131, 44), (56, 56), (300, 200), (17, 90), (112, 113)]
+    for index, (height, width) in enumerate(sizes):
+        for number, question in enumerate(QUESTIONS[: 1 + index % 4]):
+            images: tuple[NDArray[np.uint8], ...] = (photo(height, width, index),)
+            if index == 4:
+                images = (*images, photo(60, 61, 99))
+            sampling = SamplingConfig(max_new_tokens=1 + (7 * index + 5 * number) % 23)
+            made.append(Request(request_id=f"{index}.{number}", prompt=question, images=images, sampling=sampling))
+        made.append(
+            Request(request_id=f"{index}.text", prompt=f"Say {index}.", sampling=SamplingConfig(max_new_tokens=5))
+        )
+    made.insert(3, Request(request_id="bad", prompt="?", images=(b"\xff\xd8\xff\xe0 no more",)))
+    made.insert(9, Request(request_id="empty", prompt="  ", images=(photo(40, 130, 0),)))
+    return made
+
+
+def assert_same(results: list[Result], expected: list[Result]) -> None:
+    assert [result.request_id for result in results] == [result.request_id for result in expected]
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.token_ids == wanted.token_ids, result.request_id
+        for name in ("mean_logprob", "min_logprob"):
+            measured, exact = getattr(result, name), getattr(wanted, name)
+            assert measured == (exact if exact is None else pytest.approx(exact, abs=2e-5))  # measured 2e-6
+        assert replace(result, mean_logprob=None, min_logprob=None) == replace(
+            wanted, mean_logprob=None, min_logprob=None
+        )
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[Result]:
+    return ReferenceEngine(MODEL, PROCESSOR, batch_size=1).generate(requests_of_every_kind())
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"share_prefixes": False},
+        {"batch_size": 3, "prefill_tokens": 60, "tile_budget": 3},
+        {"batch_size": 5, "kv_bytes": 640 * 512, "feature_cache_bytes": 0},
+        {"batch_size": 1},
+    ],
+    ids=["all at once", "nothing shared", "small steps", "little room", "one by one"],
+)
+def test_equals_the_reference_one_by_one(limits: dict[str, Any], expected: list[Result]) -> None:
+    engine = PackedEngine(MODEL, PROCESSOR, **limits)
+    assert len({result.token_ids for result in expected if result.error is None}) > 12
+    assert_same(engine.generate(requests_of_every_kind()), expected)
+    assert engine.budget.used_bytes == 0
+
+
+def test_equal_images_are_encoded_once_and_different_ones_never_share() -> None:
+    engine = PackedEngine(MODEL, PROCESSOR)
+    seen: list[int] = []
+    encode = engine.model.encode_images
+    engine.model.encode_images = lambda tiles, *rest: seen.append(len(tiles)) or encode(tiles, *rest)  # type: ignore[func-returns-value]
+    try:
+        sampling = SamplingConfig(max_new_tokens=8)
+        # Equal sizes, so that all five prompts have the very same token ids; only the pixels differ.
+        images = [photo(50, 60, 1), photo(50, 60, 2), photo(50, 60, 1).copy()]
+        requests = [
+            Request(request_id=str(i), prompt="What?", images=(im,), sampling=sampling) for i, im in enumerate(images)
+        ]
+        first, second, third = engine.generate(requests)
+        again = engine.generate(requests[1:2])[0]
+    finally:
+        del engine.model.encode_images
+    one_image = len(PROCESSOR.load_media((images[0],), (), None).tiles)
+    assert seen == [2 * one_image]
+    assert first.token_ids == third.token_ids and first.token_ids != second.token_ids
+    assert again.token_ids == second.token_ids
+
+
+def test_a_request_that_never_fits_is_refused_and_its_neighbours_are_served() -> None:
+    fits = Request(request_id="fits", prompt="Hm?", sampling=SamplingConfig(max_new_tokens=4))
+    too_long = Request(request_id="long", prompt="Hm? " * 40, sampling=SamplingConfig(max_new_tokens=4))
+    needed = len(PROCESSOR.encode(ask("Hm?", num_images=0)).input_ids) + 3
+    # 2 layers' keys and values of 2 heads, 16 wide, in float32; room for one of the requests that fit, and a half.
+    engine = PackedEngine(MODEL, PROCESSOR, kv_bytes=needed * 3 // 2 * 512)
+    assert engine.budget.shape.bytes_per_token == 512
+    results = engine.generate([fits, too_long, fits])
+    assert [result.error for result in results] == [None, PromptReason.TOO_LONG, None]
+    assert results[0].token_ids == results[2].token_ids
+    assert engine.budget.used_bytes == 0
+
+
+def test_stop_strings_end_the_text_before_them() -> None:
+    engine = PackedEngine(MODEL, PROCESSOR)
+    plain = Request(request_id="a", prompt="Go on.", sampling=SamplingConfig(max_new_tokens=20))
+    whole = engine.generate([plain])[0]
+    assert whole.text is not None and len(whole.text) > 6
+    stop = whole.text[4:6]
+    cut = engine.generate([replace(plain, sampling=SamplingConfig(max_new_tokens=20, stop=(stop,)))])[0]
+    assert cut.text == whole.text[: whole.text.index(stop)].strip() and cut.finish_reason == "stop"
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)] and len(cut.token_ids) < len(whole.token_ids)
+
+
+def test_what_is_drawn_does_not_depend_on_the_neighbours() -> None:
+    engine = PackedEngine(MODEL, PROCESSOR)
+    drawn = SamplingConfig(max_new_tokens=10, temperature=1.3, top_p=0.9, top_k=40, seed=5)
+    request = Request(request_id="a", prompt="Tell a story.", sampling=drawn)
+    others = [Request(request_id=str(i), prompt=f"Tell {i}.", sampling=replace(drawn, seed=i)) for i in range(3)]
+    alone = engine.generate([request])[0].token_ids
+    assert engine.generate([*others, request])[-1].token_ids == alone
+    assert engine.generate([replace(request, sampling=replace(drawn, seed=6))])[0].token_ids != alone
+
+
+def test_bad_images_refuse_every_request_about_them() -> None:
+    requests = [Request(request_id=str(i), prompt=f"{i}?", images=(b"<html>",)) for i in range(3)]
+    results = PackedEngine(MODEL, PROCESSOR).generate(requests)
+    assert [result.error for result in results] == [ImageReason.NOT_IMAGE] * 3

@@ -1,0 +1,103 @@
+"""Settings of the captioning job; its command line is made from them.
+
+What this does *not* do: look at the corpus, the model or the cluster (`flow` does, before any work starts).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+import tyro
+
+from llava_core.config import check_at_least, check_choice
+from llava_core.engine.types import SamplingConfig
+from llava_core.errors import ConfigError
+from pipelines.corpus_settings import CorpusColumns, CorpusSettings
+from pipelines.inference.resolution import Resolution, Task
+from pipelines.runtime import Node
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DEFAULT_PROMPT = "Describe this image in detail."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionConfig:
+    """Caption every image of a corpus into a Delta table."""
+
+    input: tuple[str, ...]
+    """Folders, Parquet files, WebDataset tars, JSONL or LLaVA JSON; local paths, s3:// or gs:// URIs."""
+    output: str
+    """The Delta table, made if it is missing; `gallery.html` and `_run/` go into its folder."""
+    model: str = "tiny"
+    """"tiny" (embedded), a local checkpoint folder, or a hub name."""
+    model_revision: str | None = None
+    """Revision of a hub name: a commit, tag or branch; the newest if left out."""
+    prompt: str = DEFAULT_PROMPT
+    """What the model is asked about each image."""
+    max_new_tokens: int = 256
+    """Most tokens of one caption."""
+    temperature: float = 0.0
+    """0 is greedy; above, tokens are drawn."""
+    top_p: float = 1.0
+    """Nucleus: the smallest set of tokens whose probability reaches this."""
+    seed: int = 0
+    """Of the random choices, when the temperature is above 0."""
+    max_tiles: int | None = None
+    """Most tiles of an image beyond the base tile; lowers what the resolution allows."""
+    resolution: Resolution = "auto"
+    """Tiles of an image: low 0, medium up to 2, high all that the model was trained with; "auto" asks the task."""
+    task: Task = "caption"
+    """What the captions are for, when the resolution is "auto": tasks that read text take every tile, "general" lets
+    each image decide."""
+    limit: int | None = None
+    """Stop after this many rows of the corpus; all if left out."""
+    plan: bool = False
+    """Run a sample, print rows, images/s, tokens/s and the time that the whole would take, and stop."""
+    overwrite: bool = False
+    """Remove other runs' rows (other prompt, model or settings) from the table once this run is complete."""
+    num_workers: int | None = None
+    """Engines, one in each actor; as many as the cluster carries if left out."""
+    gpus_per_worker: float | None = None
+    """GPUs of each engine, fractions allowed, 0 for CPU only; 1 where the cluster has GPUs if left out."""
+    dtype: Dtype = "auto"
+    """Of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    ray_address: str | None = None
+    """A running Ray cluster; without one, and outside of `ray job submit`, Ray starts on this machine."""
+    batch_size: int = 8
+    """Requests that an engine decodes together. Not part of a run's identity: it may be lowered between attempts."""
+    stall_timeout: float = 1800.0
+    """Seconds without a finished fragment after which the job gives up rather than hang."""
+    corpus: Annotated[CorpusSettings, tyro.conf.arg(name="")] = field(default_factory=CorpusSettings)
+    """How the inputs are listed, cut and read."""
+    columns: CorpusColumns = field(default_factory=CorpusColumns)
+    """Where a table's rows keep their images and texts."""
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise ConfigError("input is empty; expected at least one folder, file or URI to caption")
+        for name in ("output", "model", "prompt"):
+            if not str(getattr(self, name)).strip():
+                raise ConfigError(f"{name} is empty; expected text")
+        check_choice("caption", "resolution", self.resolution, get_args(Resolution))
+        check_choice("caption", "task", self.task, get_args(Task))
+        check_choice("caption", "dtype", self.dtype, get_args(Dtype))
+        for name in ("limit", "num_workers", "batch_size"):
+            check_at_least("caption", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
+        for name in ("max_tiles", "gpus_per_worker"):
+            check_at_least("caption", name, getattr(self, name) or 0, 0)
+        if self.stall_timeout <= 0:
+            raise ConfigError(f"caption.stall_timeout is {self.stall_timeout}; expected more than 0 seconds")
+        _ = self.sampling
+
+    def gpus_for(self, cluster: Sequence[Node]) -> float:
+        """GPUs of each engine on a cluster."""
+        if self.gpus_per_worker is not None:
+            return self.gpus_per_worker
+        return float(any(node.gpus >= 1 for node in cluster))
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the engine chooses tokens."""
+        return SamplingConfig(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
+        )

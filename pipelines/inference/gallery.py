@@ -1,0 +1,139 @@
+"""`gallery.html`: a sample of a run, to look at the result.
+
+Captions are read back from the table, images from the corpus they came from; which ones is decided by hashes, so the
+same table gives the same page. What this does *not* do: run on the driver (`finish` sends it to a worker, because it
+decodes images), or draw the page (`gallery_page`).
+"""
+
+import hashlib
+import heapq
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.dataset as ds
+from PIL import Image
+
+from llava_core.errors import ImageRefused
+from llava_core.images import decode_image
+from pipelines.accounts import Counts
+from pipelines.corpus import read_fragment
+from pipelines.fragments import Fragment, InputChanged, make_fragment, total_rows
+from pipelines.inference.gallery_page import Card, Rejection, render_page
+from pipelines.inference.stage import StageSpec, corpus_options
+from pipelines.storage import write_bytes
+from pipelines.tables import open_table
+
+log = logging.getLogger(__name__)
+
+MAX_CAPTIONS, MAX_REJECTIONS = 200, 100
+MAX_FRAGMENTS = 25
+"""Captioned images come from at most this many fragments, so that a large corpus is not read again."""
+THUMBNAIL_SIDE = 480
+"""Longest side of a thumbnail, pixels: about twice what a card shows."""
+_CAPTION_COLUMNS = [
+    *("uid", "uri", "fragment_id", "text", "num_image_tokens", "num_output_tokens", "mean_logprob"),
+    *("grid_rows", "grid_cols", "image_height", "image_width"),
+]
+
+
+def write_gallery(uri: str, fragments: Sequence[Fragment], spec: StageSpec, counts: Counts, *, trained: bool) -> None:
+    """Draw the page of a run and write it.
+
+    Args:
+        uri: of the page.
+        fragments: the frozen corpus.
+        spec: of the run's stage.
+        counts: of the run.
+        trained: False puts a warning on top.
+    """
+    settings = spec.settings
+    chosen = {one.fragment_id: one for one in heapq.nsmallest(MAX_FRAGMENTS, fragments, key=_fragment_order)}
+    captions = _sample(spec, "ok", _CAPTION_COLUMNS, set(chosen), MAX_CAPTIONS)
+    names = {one.fragment_id for one in fragments}
+    rejected = _sample(spec, "rejected", ["uid", "uri", "fragment_id", "error", "error_detail"], names, MAX_REJECTIONS)
+    thumbnails = _thumbnails(captions, chosen, spec)
+    page = render_page(
+        title="Captions",
+        lead=f"“{settings.prompt}” asked of {settings.model} (revision {settings.model_revision}); "
+        f"run {settings.run_id} in {spec.table_uri}",
+        note=None if trained else "This model is not trained: its weights are random, and its captions are noise.",
+        counts={"rows in": total_rows(fragments), "ok": counts.ok, "rejected": sum(counts.rejected.values())},
+        cards=[
+            Card(name=row["uri"], text=row["text"], facts=_facts(row), thumbnail=thumbnails.get(row["uid"]))
+            for row in captions
+        ],
+        rejections=[
+            Rejection(name=row["uri"], reason=row["error"], detail=row["error_detail"] or "") for row in rejected
+        ],
+    )
+    write_bytes(uri, page.encode(), spec.storage_options)
+
+
+def _sample(spec: StageSpec, status: str, columns: list[str], fragments: set[str], most: int) -> list[dict[str, Any]]:
+    """The run's rows of some fragments with the least hashes, sorted by uri; flat in memory."""
+    rows = _rows(spec, status, columns, fragments)
+    return sorted(heapq.nsmallest(most, rows, key=lambda row: _hash(row["uid"])), key=lambda row: str(row["uri"]))
+
+
+def _rows(spec: StageSpec, status: str, columns: list[str], fragments: set[str]) -> Iterator[dict[str, Any]]:
+    table = open_table(spec.table_uri, spec.storage_options)
+    if table is None:
+        return
+    mine = (ds.field("run_id") == spec.settings.run_id) & (ds.field("status") == status)
+    wanted = mine & ds.field("fragment_id").isin(sorted(fragments))
+    for batch in table.to_pyarrow_dataset().to_batches(columns=columns, filter=wanted):
+        yield from batch.to_pylist()
+
+
+def _thumbnails(rows: Sequence[dict[str, Any]], fragments: dict[str, Fragment], spec: StageSpec) -> dict[str, bytes]:
+    """uid → small JPEG, for as many rows as the corpus gives again."""
+    wanted = {row["uid"] for row in rows}
+    found: dict[str, bytes] = {}
+    for name in dict.fromkeys(row["fragment_id"] for row in rows):
+        options = corpus_options(fragments[name].root, spec.storage_options)
+        part = narrow(fragments[name], wanted)
+        try:
+            for row in read_fragment(part, storage_options=options, columns=spec.columns, settings=spec.corpus):
+                if row.uid in wanted and row.images:
+                    found[row.uid] = thumbnail(row.images[0])
+        except (ImageRefused, InputChanged) as error:
+            log.warning("gallery: no more images of fragment %s: %s", name, error)
+    return found
+
+
+def narrow(fragment: Fragment, uids: set[str]) -> Fragment:
+    """Leave out of a fragment of files those that nobody asks for, so that they are not read; others stay whole."""
+    if fragment.kind != "files":
+        return fragment
+    rows = tuple(row for index, row in enumerate(fragment.rows) if fragment.row_uid(index) in uids)
+    return make_fragment(kind="files", source=fragment.source, root=fragment.root, rows=rows)
+
+
+def thumbnail(data: bytes) -> bytes:
+    """Shrink an encoded image to a JPEG of at most `THUMBNAIL_SIDE` a side.
+
+    Raises:
+        ImageRefused: it cannot be decoded.
+    """
+    image = Image.fromarray(decode_image(data))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=78)
+    return file.getvalue()
+
+
+def _facts(row: dict[str, Any]) -> str:
+    grid = f"{row['grid_rows']}×{row['grid_cols']} tiles" if row["grid_rows"] else "base tile alone"
+    size = f"{row['image_width']} px wide, {row['image_height']} high"
+    tokens = f"{row['num_image_tokens']:,} image tokens, {row['num_output_tokens']:,} generated"
+    return f"{size}, {grid}, {tokens}, mean logprob {row['mean_logprob']:.2f}"
+
+
+def _fragment_order(fragment: Fragment) -> bytes:
+    return _hash(fragment.fragment_id)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,25 @@
+"""Whole configs by name, and the document's three trade-offs between quality and speed."""
+
+from dataclasses import replace
+
+from pipelines.inference.config import CaptionConfig
+
+
+def demo(photos: str, output: str) -> CaptionConfig:
+    """A few photos on this machine, with short captions from the embedded model."""
+    return CaptionConfig(input=(photos,), output=output, model="tiny", max_new_tokens=48)
+
+
+def fast(config: CaptionConfig) -> CaptionConfig:
+    """The document's `config_fast`: at most 2 tiles; fine detail may be missed."""
+    return replace(config, resolution="high", max_tiles=2)
+
+
+def balanced(config: CaptionConfig) -> CaptionConfig:
+    """The document's `config_balanced`: at most 4 tiles."""
+    return replace(config, resolution="high", max_tiles=4)
+
+
+def high_quality(config: CaptionConfig) -> CaptionConfig:
+    """The document's `config_high_quality`: at most 6 tiles, or as many as the model was trained with if fewer."""
+    return replace(config, resolution="high", max_tiles=6)

@@ -22,15 +22,17 @@ SCHEMA = pa.schema(
 )
 
 
-def rows(fragment_id: str, ok: int, rejected: int = 0, *, run_id: str = "run", reason: str = "EMPTY") -> pa.Table:
-    """Make `ok` rows, then `rejected` rows."""
+def rows(
+    fragment_id: str, ok: int, rejected: int = 0, *, run_id: str = "run", reason: str = "EMPTY", attempt: int = 0
+) -> pa.Table:
+    """Make `ok` rows, then `rejected` rows; another attempt has other results, as from a model that is not exact."""
     count = ok + rejected
     return pa.table(
         {
             "uid": [f"{fragment_id}:{index}" for index in range(count)],
             "words": [[fragment_id, str(index)] if index % 3 else None for index in range(count)],
             "size": [{"height": 10 + index, "width": 20 + index} for index in range(count)],
-            "score": [index / 7 for index in range(count)],
+            "score": [index / 7 + attempt for index in range(count)],
             "fragment_id": [fragment_id] * count,
             "run_id": [run_id] * count,
             "status": ["ok"] * ok + ["rejected"] * rejected,
@@ -40,10 +42,18 @@ def rows(fragment_id: str, ok: int, rejected: int = 0, *, run_id: str = "run", r
     )
 
 
-def write(table_uri: str, fragment_id: str, ok: int = 2, rejected: int = 1, **kwargs: str) -> Receipt:
+def write(
+    table_uri: str,
+    fragment_id: str,
+    ok: int = 2,
+    rejected: int = 1,
+    *,
+    run_id: str = "run",
+    reason: str = "EMPTY",
+    attempt: int = 0,
+) -> Receipt:
     """Write the rows of a fragment as a worker does."""
-    run_id = kwargs.get("run_id", "run")
-    table = rows(fragment_id, ok, rejected, **kwargs)
+    table = rows(fragment_id, ok, rejected, run_id=run_id, reason=reason, attempt=attempt)
     return write_fragment(table, SCHEMA, table_uri=table_uri, fragment_id=fragment_id, run_id=run_id)
 
 

@@ -175,23 +175,44 @@ class VisualEncoder(nn.Module):
         return [pack_video(video, self.config.video.newline_position, self.image_newline) for video in pooled]
 
     @torch.no_grad()
-    def process_patches_sequential(self, patches: Tensor, max_memory_mb: int = 4096) -> Tensor:
-        """Encode and project tiles in chunks whose activations stay under a budget; no gradients.
+    def process_patches_sequential(
+        self, patches: Tensor, max_memory_mb: int = 4096, grids: Sequence[Size] | None = None
+    ) -> Tensor:
+        """Encode tiles in chunks whose activations stay under a budget, and project them; no gradients.
 
         Args:
             patches: tiles, [N, 3, S, S], uint8 or normalised float ("patches" is the document's word).
             max_memory_mb: the budget for the tower's activations, MiB.
+            grids: (rows, cols) of each image's tiles; None takes each tile for an image of its own.
 
         Returns:
             float[N, p², D]: what one pass over all tiles gives.
         """
-        size = self.image_processor.tiles_per_chunk(max_memory_mb)
-        return torch.cat([self._project(chunk, None) for chunk in torch.split(patches, size)])
+        chunks = torch.split(patches, self.image_processor.tiles_per_chunk(max_memory_mb))
+        features = torch.cat([self.image_processor(chunk) for chunk in chunks])
+        return self._project_features(features, grids or [Size(0, 0)] * len(patches))
 
-    def _project(self, tiles: Tensor, grids: Sequence[Size] | None) -> Tensor:
+    def empty_features(self) -> Tensor:
+        """float[0, D] that depends on every visual parameter: their gradients are zero, but there are gradients.
+
+        Training on several devices needs it where one device's batch has no image: the tower runs on an empty tile,
+        as everywhere else, and all devices exchange the same gradients.
+        """
+        side, weight = self.config.tiles.tile_size, next(self.projector.parameters())
+        tile = torch.zeros(1, 3, side, side, device=weight.device, dtype=torch.uint8)
+        unused = {id(parameter) for _, parameter in self.image_processor.unused_parameters()}
+        visual = (self.image_processor, self.projector, self.temporal_encoder)
+        own = [p for part in visual if part is not None for p in part.parameters() if id(p) not in unused]
+        own += [self.image_newline] if self.image_newline is not None else []
+        nothing = torch.stack([parameter.flatten()[:0].sum() for parameter in own]).sum()
+        return self._project(tile, [Size(0, 0)])[0, :0] + nothing
+
+    def _project(self, tiles: Tensor, grids: Sequence[Size]) -> Tensor:
+        return self._project_features(self.image_processor(tiles), grids)
+
+    def _project_features(self, features: Tensor, grids: Sequence[Size]) -> Tensor:
         # The document moves the tower alone to another device; features follow the connector.
-        features = self.image_processor(tiles).to(next(self.projector.parameters()))
-        projected: Tensor = self.projector(features, grids)
+        projected: Tensor = self.projector(features.to(next(self.projector.parameters())), grids)
         return projected
 
 

@@ -208,8 +208,13 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_a_batch_without_images_can_still_give_every_visual_parameter_a_gradient() -> None:
-    model, ids = build().train(), torch.tensor([[1, 5, 9, 20]])
-    visual = [p for n, p in model.named_parameters() if n.startswith(("image_newline", "projector"))]
+    connector = ConnectorConfig(image_newline=True, position_embedding=True, cross_image_attention=True)
+    config = dataclasses.replace(NEXT, connector=connector, video=VideoConfig(temporal_encoder=True))
+    model, ids = build(config).train(), torch.tensor([[1, 5, 9, 20]])
+    unused = {f"image_processor.{name}" for name, _ in model.image_processor.unused_parameters()}
+    named = [(n, p) for n, p in model.named_parameters() if not n.startswith("language_model")]
+    visual = [parameter for name, parameter in named if name not in unused]
+    assert 0 < len(visual) < len(named)
     plain = model(input_ids=ids, labels=ids)
     plain.loss.backward()
     assert all(p.grad is None for p in visual)
@@ -219,7 +224,10 @@ def test_a_batch_without_images_can_still_give_every_visual_parameter_a_gradient
     padded.loss.backward()
     assert torch.equal(plain.logits, padded.logits)
     assert all(p.grad is not None and not p.grad.any() for p in visual)
-    assert model.image_processor.encoder.embeddings.patch_embedding.weight.grad is not None
+    runs: list[int] = []
+    model.image_processor.register_forward_hook(lambda *_: runs.append(1))
+    model(input_ids=ids)
+    assert len(runs) == 1, "sharded parameters are gathered by running"
 
 
 def test_bfloat16() -> None:

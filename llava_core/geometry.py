@@ -120,13 +120,8 @@ def select_canvas(size: Sequence[int], pinpoints: Sequence[Sequence[int]], axis_
         waste = canvas.width * canvas.height - effective
         if effective > best_effective or (effective == best_effective and waste < best_waste):
             best, best_effective, best_waste = canvas, effective, waste
-    # Nothing fits an extreme aspect ratio: every canvas scales one side to zero pixels, so no entry beats 0.
-    return best if best_effective else _canvas_of(pinpoints[0], axis_order)
-
-
-def _canvas_of(pinpoint: Sequence[int], axis_order: AxisOrder) -> Size:
-    first, second = pinpoint
-    return Size(first, second) if axis_order == "hf" else Size(second, first)
+    # At an extreme aspect ratio every canvas scales one side to zero pixels: then the one that wastes least is left.
+    return best
 
 
 def fit_inside(size: Sequence[int], canvas: Sequence[int]) -> Size:

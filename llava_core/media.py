@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llava_core.config import ModelConfig, plan_tiles
+from llava_core.errors import PromptReason, PromptRefused
 from llava_core.geometry import Size
 from llava_core.media_inputs import load_image, load_video
 from llava_core.tiling import resize, tile_image
@@ -46,8 +47,21 @@ class MediaLoader:
         self.config = config
 
     def __call__(self, images: Sequence[Any], videos: Sequence[Any], max_tiles: int | None) -> Media:
-        """Load, plan and tile the images and videos of one sample."""
+        """Load, plan and tile the images and videos of one sample.
+
+        Args:
+            images: each as `load_image` takes it.
+            videos: each uint8[F, H, W, 3].
+            max_tiles: as in `plan_tiles`.
+
+        Raises:
+            ImageRefused: one of them cannot be used.
+            PromptRefused: TOO_LONG for more images than the model takes.
+        """
         config = self.config
+        most = config.tiles.max_images
+        if most is not None and len(images) > most:
+            raise PromptRefused(PromptReason.TOO_LONG, f"{len(images)} images; the model takes at most {most}")
         side = config.tiles.tile_size
         # Where features are put before the text, the text has no placeholders for them.
         placed = config.placement == "placeholder"

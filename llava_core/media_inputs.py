@@ -3,7 +3,6 @@
 What this does *not* do: decode (`images`), tile (`tiling`).
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+from llava_core.color import to_rgb
 from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
 from llava_core.images import decode_image
 from llava_core.video import sample_frames
@@ -59,10 +59,7 @@ def load_image(image: ImageInput) -> NDArray[np.uint8]:
 def _from_pil(image: PILImage.Image) -> NDArray[np.uint8]:
     if image.mode in ("RGB", "L"):
         return _checked(np.asarray(image))
-    # Every other mode takes the one road on which alpha, palettes, 16 bits and inks are handled: as a file.
-    buffer = io.BytesIO()
-    image.save(buffer, "TIFF" if image.mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG")
-    return decode_image(buffer.getvalue())
+    return np.asarray(to_rgb(image))
 
 
 def _checked(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -44,8 +44,8 @@ def decode_image(
     Args:
         data: the encoded file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, told by its first bytes.
         limits: what is refused before decoding.
-        at_least: decode a JPEG at a fraction of its size (eighths) while both sides remain at least these. Quicker for
-            large photos, but not the same pixels as decoding whole and shrinking afterwards. None: whole.
+        at_least: decode a JPEG at a half, a quarter or an eighth (or 3/8) of its size if both sides remain at least
+            these. Quicker for large photos, but not the pixels of decoding whole and shrinking after. None: whole.
 
     Returns:
         uint8[H, W, 3], RGB, contiguous, writable, upright.
@@ -133,8 +133,6 @@ def _decode_jpeg(data: bytes, header: ImageHeader, limits: DecodeLimits, at_leas
     least = Size(0, 0) if at_least is None else at_least
     if header.orientation >= 5:
         least = Size(least.width, least.height)
-    if at_least is None or least.height > header.stored_size.height or least.width > header.stored_size.width:
-        least = Size(0, 0)
     try:
         pixels = _libjpeg(data, least, strict=True)
     except ValueError as error:
@@ -159,7 +157,7 @@ def _libjpeg(data: bytes, least: Size, *, strict: bool) -> NDArray[np.uint8]:
         fastupsample=False,
         min_height=least.height,
         min_width=least.width,
-        min_factor=1,
+        min_factor=2,
         strict=strict,
     )
     return pixels

@@ -95,7 +95,9 @@ class TileConfig:
             raise ConfigError('tiles.policy is "pinpoints", but tiles.pinpoints is empty')
         for canvas in self.pinpoints:
             if canvas[0] % self.tile_size or canvas[1] % self.tile_size or min(canvas) < 1:
-                raise ConfigError(f"tiles.pinpoints has {tuple(canvas)}; each side must be a multiple of {self.tile_size}")
+                raise ConfigError(
+                    f"tiles.pinpoints has {tuple(canvas)}; each side must be a multiple of {self.tile_size}"
+                )
         object.__setattr__(self, "pinpoints", tuple(Size(*canvas) for canvas in self.pinpoints))
         object.__setattr__(self, "image_mean", tuple(self.image_mean))
         object.__setattr__(self, "image_std", tuple(self.image_std))
@@ -189,13 +191,17 @@ class ModelConfig:
     family: Family = "llava_next"
     """Which transformers class it corresponds to."""
     vision: VisionConfig
+    """The vision tower."""
     text: dict[str, Any] | None = None
     """The language model's transformers config as a dict; None for a model without one (the document's examples)."""
     text_dim: int
     """Width of the language model's embeddings; equals `text["hidden_size"]` where there is one."""
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
+    """From tower features to the language model's width."""
     tiles: TileConfig = field(default_factory=TileConfig)
+    """How images become tiles."""
     video: VideoConfig = field(default_factory=VideoConfig)
+    """How videos become frames and tokens."""
     packing: Packing = "spatial_unpad"
     """How a grid's features become a sequence: tile after tile ("flat"), row by row of the whole canvas ("spatial"),
     or the same without the padding ("spatial_unpad")."""
@@ -243,7 +249,8 @@ class ModelConfig:
             built = {name: parts[name](**value) if name in parts else value for name, value in values.items()}
             return cls(**built)
         except TypeError as error:
-            raise ConfigError(f"model config: {error}; known keys: {[f.name for f in dataclasses.fields(cls)]}") from error
+            known = [one.name for one in dataclasses.fields(cls)]
+            raise ConfigError(f"model config: {error}; known keys: {known}") from error
 
 
 def plan_tiles(size: Size, config: ModelConfig, *, num_images: int = 1, max_tiles: int | None = None) -> TilePlan:

@@ -1,0 +1,87 @@
+"""An engine that needs no model, rows that need no corpus."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from llava_core.engine.types import Request, Result, SamplingConfig
+from llava_core.geometry import Size
+from pipelines.fragments import CorpusRow
+from pipelines.inference.caption import CaptionSettings
+
+
+class EchoEngine:
+    """Answers with what it was asked; refuses requests whose number is negative or whose image is `b"bad"`.
+
+    Args:
+        numbers: request id → number that decides the answer; `uid7` is 7 by default.
+    """
+
+    def __init__(self, numbers: Mapping[str, int] | None = None) -> None:
+        self.numbers = numbers
+        self.calls: list[list[Request]] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """One result for each request, in order."""
+        self.calls.append(list(requests))
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Result:
+        name = request.request_id
+        number = self.numbers[name] if self.numbers else int(name.removeprefix("uid"))
+        first = request.images[0]
+        if number < 0 or (isinstance(first, bytes) and first == b"bad"):
+            return Result(request_id=name, error="CORRUPT", error_detail="<i>bad</i>")
+        return Result(
+            request_id=request.request_id,
+            text=f"uid{number} {request.max_tiles}",
+            token_ids=tuple(range(number + 1)),
+            finish_reason="length" if number % 2 else "stop",
+            num_prompt_tokens=100 + number,
+            num_image_tokens=50 + number,
+            mean_logprob=-0.5 * number,
+            min_logprob=-1.0 * number,
+            image_sizes=(Size(30 + number, 40),),
+            grids=(Size(2, 1),),
+        )
+
+
+def corpus_row(number: int, **changes: Any) -> CorpusRow:
+    """A row whose every value differs with its number."""
+    values: dict[str, Any] = {
+        "uid": f"uid{number}",
+        "uri": f"/c/{number}.jpg",
+        "index": number,
+        "images": (f"image {number}".encode(),),
+        "image_uris": (f"/c/{number}.jpg",),
+    }
+    return CorpusRow(**(values | changes))
+
+
+def caption_settings(**changes: Any) -> CaptionSettings:
+    """Settings with a value of its own in each field."""
+    values: dict[str, Any] = {
+        "run_id": "run0",
+        "model": "tiny",
+        "model_revision": "0123456789abcdef",
+        "prompt": "What is it?",
+        "sampling": SamplingConfig(max_new_tokens=7),
+        "resolution": "medium",
+        "max_tiles": None,
+        "tile_side": 56,
+        "chunk_rows": 3,
+    }
+    return CaptionSettings(**(values | changes))
+
+
+def photo(height: int, width: int, *, seed: int = 0, encoding: str = "JPEG") -> bytes:
+    """An encoded image of height × width whose pixels all differ by place, and whose noise by seed."""
+    rows, cols = np.mgrid[0:height, 0:width]
+    noise = np.random.default_rng(seed).integers(0, 64, (height, width))
+    pixels = np.stack([rows * 255 // height, cols * 255 // width, noise + seed % 128], axis=-1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, encoding)
+    return file.getvalue()

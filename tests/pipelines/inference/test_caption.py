@@ -1,0 +1,126 @@
+"""Rows in, rows out, one for one and in order, without Ray and without a model."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipelines.fragments import CorpusRow
+from pipelines.inference.caption import caption_rows
+from pipelines.reasons import ROW_REASONS
+from schemas.caption import CAPTION
+from tests.pipelines.inference.fakes import EchoEngine, caption_settings, corpus_row, photo
+
+
+def test_one_row_each_in_order_whatever_became_of_it() -> None:
+    rows = [
+        corpus_row(0),
+        corpus_row(1, error="NOT_FOUND", error_detail="gone", images=()),
+        corpus_row(2, images=(b"bad",)),
+        corpus_row(3),
+        corpus_row(4, images=()),
+        corpus_row(5),
+    ]
+    engine = EchoEngine()
+    table = caption_rows(rows, engine, caption_settings(), fragment_id="f1")
+    assert table.schema == CAPTION
+    found = table.to_pylist()
+    assert [row["uid"] for row in found] == ["uid0", "uid1", "uid2", "uid3", "uid4", "uid5"]
+    assert [row["error"] for row in found] == [None, "NOT_FOUND", "CORRUPT", None, "MISSING_PART", None]
+    assert [row["status"] for row in found] == ["ok", "rejected", "rejected", "ok", "rejected", "ok"]
+    assert {row["error"] for row in found} - {None} <= ROW_REASONS
+    assert [row["text"] for row in found] == ["uid0 2", None, None, "uid3 2", None, "uid5 2"]
+    # chunks of 3 rows; refused rows are not sent
+    assert [[one.request_id for one in call] for call in engine.calls] == [["uid0", "uid2"], ["uid3", "uid5"]]
+
+
+def test_every_column_of_an_ok_row() -> None:
+    (row,) = caption_rows([corpus_row(3)], EchoEngine(), caption_settings(), fragment_id="f1").to_pylist()
+    assert row == {
+        "uid": "uid3",
+        "uri": "/c/3.jpg",
+        "fragment_id": "f1",
+        "run_id": "run0",
+        "status": "ok",
+        "prompt": "What is it?",
+        "text": "uid3 2",
+        "finish_reason": "length",
+        "num_prompt_tokens": 103,
+        "num_image_tokens": 53,
+        "num_output_tokens": 4,
+        "mean_logprob": -1.5,
+        "min_logprob": -3.0,
+        "grid_rows": 2,
+        "grid_cols": 1,
+        "image_height": 33,
+        "image_width": 40,
+        "model": "tiny",
+        "model_revision": "0123456789abcdef",
+        "error": None,
+        "error_detail": None,
+    }
+
+
+def test_a_rejected_row_has_nulls_between_prompt_and_model() -> None:
+    rows = [corpus_row(1, error="BOMB", error_detail="too far")]
+    (row,) = caption_rows(rows, EchoEngine(), caption_settings(), fragment_id="f1").to_pylist()
+    first, last = CAPTION.get_field_index("prompt") + 1, CAPTION.get_field_index("model")
+    assert all(row[name] is None for name in CAPTION.names[first:last])
+    assert (row["error_detail"], row["prompt"], row["model"]) == ("too far", "What is it?", "tiny")
+
+
+def test_the_request_carries_the_settings() -> None:
+    engine = EchoEngine()
+    settings = caption_settings(resolution="high", max_tiles=3)
+    caption_rows([corpus_row(0, images=(b"one", b"two"))], engine, settings, fragment_id="f1")
+    (request,) = engine.calls[0]
+    assert (request.prompt, request.sampling.max_new_tokens) == ("What is it?", 7)
+    assert (request.images, request.max_tiles) == ((b"one", b"two"), 3)
+
+
+def test_auto_decodes_once_and_lets_each_image_decide() -> None:
+    plain, busy = photo(112, 60, encoding="PNG"), _stripes(200, 120)
+    engine = EchoEngine()
+    rows = [
+        corpus_row(0, images=(plain,)),
+        corpus_row(1, images=(busy,)),
+        corpus_row(2, images=(plain, busy)),
+        corpus_row(3, images=(b"not an image",)),
+    ]
+    settings = caption_settings(resolution="auto", max_tiles=4, chunk_rows=9)
+    table = caption_rows(rows, engine, settings, fragment_id="f1")
+    assert [request.max_tiles for request in engine.calls[0]] == [2, 4, 4]
+    first = engine.calls[0][0].images[0]
+    assert isinstance(first, np.ndarray)
+    assert (first.shape, first.dtype) == ((112, 60, 3), np.uint8)
+    assert table["error"].to_pylist() == [None, None, None, "NOT_IMAGE"]
+
+
+def test_images_are_read_only_as_chunks_are_reached() -> None:
+    """A fragment of 1,024 photos must not be in memory at once."""
+    engine = EchoEngine()
+    seen: list[int] = []
+
+    def reading() -> Iterator[CorpusRow]:
+        for number in range(7):
+            seen.append(len(engine.calls))
+            yield corpus_row(number)
+
+    caption_rows(reading(), engine, caption_settings(chunk_rows=3), fragment_id="f1")
+    assert seen == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_no_rows_give_an_empty_table_of_the_schema() -> None:
+    assert caption_rows([], EchoEngine(), caption_settings(), fragment_id="f1") == pa.table(
+        {name: [] for name in CAPTION.names}, schema=CAPTION
+    )
+
+
+def _stripes(height: int, width: int) -> bytes:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, ::2] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

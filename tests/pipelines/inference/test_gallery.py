@@ -1,0 +1,173 @@
+"""The page shows what is in the table, and nothing in a corpus or a caption can make it do anything."""
+
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines import tables
+from pipelines.accounts import counts
+from pipelines.corpus import read_fragment
+from pipelines.corpus_settings import CorpusSettings
+from pipelines.inference import gallery
+from pipelines.inference.caption import caption_rows
+from pipelines.inference.config import CaptionConfig
+from pipelines.inference.gallery import narrow, thumbnail, write_gallery
+from pipelines.inference.gallery_page import Card, Rejection, render_page
+from pipelines.inference.job import CaptionJob, freeze
+from pipelines.parts import write_fragment
+from schemas.caption import CAPTION
+from tests.pipelines.inference.fakes import EchoEngine, photo
+
+HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
+
+
+class _Tags(HTMLParser):
+    """Collects tags with their attributes, and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        self.text += data
+
+
+def parsed(page: str) -> _Tags:
+    """Read a page as a browser would."""
+    tags = _Tags()
+    tags.feed(page)
+    return tags
+
+
+def test_hostile_words_stay_words() -> None:
+    page = render_page(
+        title=HOSTILE,
+        lead=HOSTILE,
+        note=HOSTILE,
+        counts={HOSTILE: 2},
+        cards=[Card(name='"' + HOSTILE, text=HOSTILE, facts=HOSTILE, thumbnail=b"jpeg")],
+        rejections=[Rejection(name=HOSTILE, reason=HOSTILE, detail=HOSTILE)],
+    )
+    found = parsed(page)
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert [attributes["src"] for tag, attributes in found.tags if tag == "img"] == ["data:image/jpeg;base64,anBlZw=="]
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+    assert found.text.count(HOSTILE) == 11  # title twice, lead, note, count, card: name, text, facts, rejection: three
+    policy = next(attributes for tag, attributes in found.tags if attributes.get("http-equiv"))
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_counts_and_what_is_shown_of_them() -> None:
+    cards = [Card(name="a", text="", facts="", thumbnail=None)]
+    page = render_page(
+        title="t", lead="l", note=None, counts={"rows in": 1234, "ok": 1200, "rejected": 34}, cards=cards, rejections=[]
+    )
+    text = parsed(page).text
+    assert "1,234" in text
+    assert "Captions (1 of 1,200 shown)" in text
+    assert "(an empty caption)" in text
+    assert "Rejected" not in text
+    assert '<div class="count bad"><b>34</b>' in page
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> CaptionJob:
+    """A run in a table: 9 photos of at least 3 fragments, and a broken one."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"{number}.jpg").write_bytes(photo(40 + number, 90, seed=number))
+    (folder / "-1.jpg").write_bytes(b"not a photo")
+    corpus = CorpusSettings(rows_per_fragment=3)
+    job = freeze(
+        CaptionConfig(input=(str(folder),), output=str(tmp_path / "out"), prompt="Why <b>?", corpus=corpus)
+    )
+    assert len(job.fragments) >= 3
+    commit(job)
+    return job
+
+
+def commit(job: CaptionJob) -> None:
+    """Caption a job's fragments with numbers in place of a model, and commit them."""
+    receipts = []
+    for fragment in job.fragments:
+        rows = list(read_fragment(fragment, settings=job.spec.corpus))
+        engine = EchoEngine({row.uid: int(Path(row.uri).stem) for row in rows})
+        name, uri = fragment.fragment_id, job.spec.table_uri
+        table = caption_rows(rows, engine, job.spec.settings, fragment_id=name)
+        receipts.append(write_fragment(table, CAPTION, table_uri=uri, fragment_id=name, run_id=job.run_id))
+    tables.commit(job.spec.table_uri, receipts, run_id=job.run_id, schema=CAPTION)
+
+
+def _page(job: CaptionJob) -> str:
+    uri = f"{job.spec.table_uri}/gallery.html"
+    write_gallery(uri, job.fragments, job.spec, counts(job.spec.table_uri, job.run_id), trained=False)
+    return Path(uri).read_text()
+
+
+def test_each_caption_stands_beside_its_own_image(job: CaptionJob) -> None:
+    page = _page(job)
+    found = parsed(page)
+    for figure in re.findall(r"<figure>.*?</figure>", page, re.DOTALL):
+        number = int(re.search(r"<p>uid(\d+) 2</p>", figure)[1])  # type: ignore[index]
+        assert f"photos/{number}.jpg" in figure
+        encoded = re.search(r"base64,([^\"]+)", figure)[1]  # type: ignore[index]
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+            assert image.size == (90, 40 + number)
+    assert page.count("<figure>") == 9
+    assert "Captions (9 of 9 shown)" in found.text
+    assert "Rejected (1 of 1 shown)" in found.text
+    assert "CORRUPT" in found.text
+    assert "<i>bad</i>" in found.text
+    assert "Why <b>?" in found.text
+    assert "not trained" in found.text
+
+
+def test_a_sample_is_bounded_and_always_the_same(job: CaptionJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "MAX_CAPTIONS", 4)
+    first = _page(job)
+    assert first.count("<figure>") == 4
+    assert "Captions (4 of 9 shown)" in parsed(first).text
+    assert _page(job) == first
+    monkeypatch.setattr(gallery, "MAX_FRAGMENTS", 1)
+    shown = set(re.findall(r"photos/(\d+).jpg<br>", _page(job)))
+    smallest = min(job.fragments, key=lambda one: gallery._hash(one.fragment_id))
+    assert shown <= {Path(smallest.row_uri(index)).stem for index in range(smallest.num_rows)}
+
+
+def test_other_runs_of_the_table_are_left_out(job: CaptionJob) -> None:
+    settings = dataclasses.replace(job.spec.settings, run_id="other0000")
+    commit(dataclasses.replace(job, spec=dataclasses.replace(job.spec, settings=settings)))
+    assert _page(job).count("<figure>") == 9
+
+
+def test_images_that_are_gone_leave_their_captions(job: CaptionJob) -> None:
+    for path in (Path(job.spec.table_uri).parent / "photos").glob("[0-4].jpg"):
+        path.unlink()
+    page = _page(job)
+    assert page.count("<figure>") == 9
+    assert page.count("<img") == 4
+
+
+def test_only_files_that_are_shown_are_read_again(job: CaptionJob) -> None:
+    fragment = max(job.fragments, key=lambda one: one.num_rows)
+    wanted = {fragment.row_uid(1)}
+    part = narrow(fragment, wanted)
+    assert (part.num_rows, part.row_uid(0)) == (1, fragment.row_uid(1))
+
+
+def test_a_thumbnail_is_small_and_upright() -> None:
+    with Image.open(io.BytesIO(thumbnail(photo(1500, 900)))) as image:
+        assert (image.format, image.size) == ("JPEG", (288, 480))

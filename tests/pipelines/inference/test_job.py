@@ -1,0 +1,192 @@
+"""What is settled before any cluster work: wrong settings, the run's name, the sample of a plan."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_core.errors import CheckpointRefused, ConfigError
+from pipelines.cli import parse
+from pipelines.corpus_settings import CorpusColumns, CorpusSettings
+from pipelines.fragments import Fragment, ObjectRef, RowRef, make_fragment
+from pipelines.inference import recipes
+from pipelines.inference.config import CaptionConfig
+from pipelines.inference.job import freeze
+from pipelines.inference.plan import sample_fragments
+from pipelines.runtime import Node
+from tests.pipelines.inference.fakes import photo
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Three small photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(photo(20, 30, seed=number))
+    return folder
+
+
+def config(folder: Path, **changes: Any) -> CaptionConfig:
+    """A config for a folder, with its output beside it."""
+    return CaptionConfig(**({"input": (str(folder),), "output": str(folder.parent / "out")} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": ()}, "input is empty"),
+        ({"output": " "}, "output is empty"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"resolution": "huge"}, "expected one of 'auto', 'low', 'medium', 'high'"),
+        ({"task": "poetry"}, "'classification'"),
+        ({"dtype": "int8"}, "'bfloat16'"),
+        ({"max_tiles": -1}, "max_tiles is -1; expected at least 0"),
+        ({"limit": 0}, "limit is 0; expected at least 1"),
+        ({"num_workers": 0}, "num_workers is 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"gpus_per_worker": -0.5}, "gpus_per_worker is -0.5; expected at least 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"stall_timeout": 0.0}, "expected more than 0 seconds"),
+    ],
+)
+def test_wrong_settings_say_what_was_expected(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_the_command_line_of_the_design() -> None:
+    words = "--input a s3://b/c --output o --model owner/name --model-revision main --prompt P --max-new-tokens 9"
+    words += " --temperature 0 --max-tiles 3 --resolution high --task ocr --limit 5 --plan --overwrite --num-workers 2"
+    words += " --ray-address auto --batch-size 4 --image-root /r --columns.image jpg"
+    assert parse(CaptionConfig, words.split()) == CaptionConfig(
+        input=("a", "s3://b/c"),
+        output="o",
+        model="owner/name",
+        model_revision="main",
+        prompt="P",
+        max_new_tokens=9,
+        max_tiles=3,
+        resolution="high",
+        task="ocr",
+        limit=5,
+        plan=True,
+        overwrite=True,
+        num_workers=2,
+        ray_address="auto",
+        batch_size=4,
+        corpus=CorpusSettings(image_root="/r"),
+        columns=CorpusColumns(image="jpg"),
+    )
+
+
+def test_missing_input_and_model_are_refused_before_anything_starts(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        freeze(config(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointRefused, match="NOT_FOUND"):
+        freeze(config(corpus, model="./no-such-model"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_knows_its_rows_its_model_and_where_workers_find_it(corpus: Path) -> None:
+    job = freeze(config(corpus, task="classification", batch_size=2))
+    assert (job.rows_in, job.spec.model) == (3, "tiny")
+    assert job.spec.settings.resolution == "low"
+    assert job.spec.settings.chunk_rows == 8
+    assert ("NOT TRAINED" in job.model_line) == (not job.trained)
+    assert job.spec.settings.model_revision in job.model_line
+    assert dataclasses.replace(job, trained=True).model_line.endswith(")")
+    assert list(job.planned) == [str(corpus)]
+
+
+CHANGES = [
+    {"prompt": "Why?"},
+    {"max_new_tokens": 5},
+    {"temperature": 0.5},
+    {"top_p": 0.9},
+    {"seed": 1},
+    {"max_tiles": 1},
+    {"resolution": "low"},
+    {"task": "ocr"},
+    {"dtype": "bfloat16"},
+    {"limit": 2},
+    {"columns": CorpusColumns(image="x")},
+    {"corpus": CorpusSettings(sidecars=False)},
+]
+SAME = [{"batch_size": 3}, {"num_workers": 2}, {"overwrite": True}, {"plan": True}, {"stall_timeout": 5.0}]
+
+
+def test_the_run_is_named_by_what_changes_a_row_and_by_nothing_else(corpus: Path) -> None:
+    base = freeze(config(corpus)).run_id
+    names = [freeze(config(corpus, **change)).run_id for change in CHANGES]
+    assert len({base, *names}) == 1 + len(CHANGES)
+    assert {freeze(config(corpus, **change)).run_id for change in SAME} == {base}
+    (corpus / "3.jpg").write_bytes(photo(20, 30, seed=3))
+    assert freeze(config(corpus)).run_id == base
+
+
+def test_the_model_s_content_is_part_of_the_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = freeze(config(corpus)).run_id
+    monkeypatch.setattr("pipelines.inference.job.revision", lambda folder: "another weights")
+    assert freeze(config(corpus)).run_id != base
+    monkeypatch.undo()
+    monkeypatch.setattr("pipelines.inference.job.STAGE_VERSION", 10**6)
+    assert freeze(config(corpus)).run_id != base
+
+
+def test_a_local_model_travels_by_its_absolute_path(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llava_core.checkpoints import resolve_model
+
+    (tmp_path / "models").symlink_to(resolve_model("tiny"))
+    monkeypatch.chdir(tmp_path)
+    assert freeze(config(corpus, model="models")).spec.model == str(tmp_path / "models")
+
+
+def test_gpus_follow_the_setting_then_the_cluster(corpus: Path) -> None:
+    with_gpu, without = [Node(cpus=8), Node(cpus=8, gpus=4)], [Node(cpus=8)]
+    assert config(corpus).gpus_for(with_gpu) == 1
+    assert config(corpus).gpus_for(without) == 0
+    assert config(corpus, gpus_per_worker=0.5).gpus_for(without) == 0.5
+    assert config(corpus, gpus_per_worker=0).gpus_for(with_gpu) == 0
+
+
+def test_recipes_are_the_document_s_trade_offs(corpus: Path) -> None:
+    found = [(one.resolution, one.max_tiles) for one in map(_apply(config(corpus)), TRADE_OFFS)]
+    assert found == [("high", 2), ("high", 4), ("high", 6)]
+
+
+TRADE_OFFS = (recipes.fast, recipes.balanced, recipes.high_quality)
+
+
+def _apply(base: CaptionConfig) -> Any:
+    return lambda recipe: recipe(base)
+
+
+def fragment(name: str, num_rows: int) -> Fragment:
+    """A fragment of files."""
+    rows = tuple(RowRef(objects=(ObjectRef(uri=f"/{name}/{i}.jpg", size=1, version="1"),)) for i in range(num_rows))
+    return make_fragment(kind="files", source="/", root="/", rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([100], [32]),
+        ([5], [5]),
+        ([3, 100], [3, 29]),
+        ([100, 100, 100, 100, 100, 100, 100, 100], [8, 8, 8, 8]),
+        ([1, 100, 2, 100], [1, 2, 14, 15]),
+        ([0, 1], [1]),
+    ],
+)
+def test_a_sample_is_spread_and_fills_up(sizes: list[int], expected: list[int]) -> None:
+    fragments = [fragment(str(place), size) for place, size in enumerate(sizes)]
+    found = sample_fragments(fragments)
+    assert sorted(one.num_rows for one in found) == sorted(expected)
+    if len(sizes) == 8:
+        assert [one.row_uri(0) for one in found] == ["/0/0.jpg", "/2/0.jpg", "/4/0.jpg", "/6/0.jpg"]

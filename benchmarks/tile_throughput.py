@@ -3,10 +3,10 @@
     python benchmarks/tile_throughput.py
 
 Both sides get the same bytes in the same process and thread, turn and turn about; what counts is processor time.
-Ours: `decode_image`, `plan_tiles`, `tile_image`. Theirs: `PIL.Image.open`, then the processor with the same pinpoints, up
-to `pixel_values`. 24 photos between 300 and 4,000 pixels on their longer side, of five aspect ratios, half with 4:2:0
-and half with 4:4:4 chroma. Theirs ends with normalised float32, ours with uint8, which the model normalises where it is:
-that is part of the first claim, so the last figure says how it stands without.
+Ours: `decode_image`, `plan_tiles`, `tile_image`. Theirs: `PIL.Image.open`, then the processor with the same pinpoints,
+up to `pixel_values`. 24 photos of 300 to 4,000 pixels on their longer side, of five aspect ratios, half with 4:2:0
+and half with 4:4:4 chroma. Theirs ends with normalised float32, ours with uint8, which the model normalises where it
+is: that is part of the first claim, so the last figure says how it stands without.
 
 The second claim is about `decode_image(at_least=…)`, which lets libjpeg shrink while decoding; its pixels are not
 Pillow's, so it is off by default.
@@ -113,9 +113,8 @@ def main() -> int:
         for name, run in runs.items():
             times[name].append(seconds(run))
     for name, taken in times.items():
-        print(
-            f"{name:16} {len(files) / statistics.median(taken):6.1f} images/s  ({min(taken):.2f}-{max(taken):.2f} s a pass)"
-        )
+        rate = len(files) / statistics.median(taken)
+        print(f"{name:16} {rate:6.1f} images/s  ({min(taken):.2f}-{max(taken):.2f} s a pass)")
 
     def ratio(slow: str, fast: str) -> float:
         return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))

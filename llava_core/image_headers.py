@@ -145,7 +145,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _first_directory(tiff: bytes, tags: set[int]) -> dict[int, int]:
-    """Single whole-number entries of a TIFF's first directory; what makes no sense is left out."""
+    """Whole-number entries of a TIFF's first directory, the first of each tag; what makes no sense is left out."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     found: dict[int, int] = {}
     if order is None:
@@ -160,7 +160,8 @@ def _first_directory(tiff: bytes, tags: set[int]) -> dict[int, int]:
         for entry in range(start, start + step * min(number, 4096), step):
             tag, kind = struct.unpack_from(order + "HH", tiff, entry)
             if tag in tags and kind in (3, 4):
-                found[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + value_at)[0]
+                value = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + value_at)[0]
+                found.setdefault(tag, value)
     except (struct.error, OverflowError):
         return found
     return found
@@ -231,7 +232,17 @@ def _read_png(data: bytes) -> ImageHeader:
 
 
 def _read_gif(data: bytes) -> ImageHeader:
-    width, height = struct.unpack_from("<HH", data, 6)
+    """The screen, or the first frame where that reaches beyond it, up to which the extensions are jumped over."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    while data[position : position + 1] == b"!":
+        position += 2
+        while data[position]:
+            position += 1 + data[position]
+        position += 1
+    if data[position : position + 1] == b"," and len(data) >= position + 9:
+        left, top, columns, rows = struct.unpack_from("<HHHH", data, position + 1)
+        width, height = max(width, left + columns), max(height, top + rows)
     return ImageHeader(format="GIF", stored_size=Size(height, width))
 
 

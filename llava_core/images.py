@@ -71,7 +71,11 @@ def decode_image(
         else:
             pixels = _decode_with_pillow(data, header, limits)
         # Pillow turns TIFF by itself.
-        return pixels if header.format == "TIFF" else orient(pixels, header.orientation)
+        upright = pixels if header.format == "TIFF" else orient(pixels, header.orientation)
+    if at_least is None and upright.shape[:2] != header.size:
+        # Token counts are planned from headers, so one that lies must not pass.
+        raise ImageRefused(ImageReason.CORRUPT, f"header says {header.size}, the picture is {upright.shape[:2]}")
+    return upright
 
 
 def decode_base64_image(text: str, *, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
@@ -166,7 +170,7 @@ def _libjpeg(data: bytes, least: Size, *, strict: bool) -> NDArray[np.uint8]:
 def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) -> NDArray[np.uint8]:
     """Decode the first frame with Pillow, which is told which format to expect and tries no other."""
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
-        # A GIF's first frame may be larger than the screen that its header declares.
+        # What Pillow makes of the header counts too, before it allocates.
         check_limits(Size(image.height, image.width), limits)
         image.load()
         return np.array(to_rgb(image))

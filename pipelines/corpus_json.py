@@ -130,7 +130,7 @@ def scan_list(chunks: Iterator[tuple[int, bytes]]) -> Iterator[Span]:
         >>> list(scan_list(iter([(0, b'[{"a":1}, {"b":')])))
         [(1, 8, None), (9, 15, 'the file ends within a record')]
     """
-    depth, in_string, escaped, closed = 0, False, False, False
+    depth, in_string, escaped, opened, closed = 0, False, False, False, False
     start, end, filled = 0, 0, False
     for offset, chunk in chunks:
         end = offset + len(chunk)
@@ -155,10 +155,9 @@ def scan_list(chunks: Iterator[tuple[int, bytes]]) -> Iterator[Span]:
                 start, seen, filled = offset + place + 1, place + 1, False
             else:
                 depth += 1 if token in b"[{" else -1 if token in b"]}" else 0
-                if depth == 1 and token == b"[" and not filled:
-                    start, seen = offset + place + 1, place + 1
-                    continue
-        filled = filled or bool(chunk[seen:].strip())
+                if not opened:
+                    opened, start, seen = True, offset + place + 1, place + 1
+        filled = opened and (filled or bool(chunk[seen:].strip()))
     if filled or not closed:
         yield start, end, "something follows the list" if closed else "the file ends within a record"
 

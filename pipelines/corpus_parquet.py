@@ -121,7 +121,7 @@ def _open_parquet(handle: BinaryIO, size: int) -> pq.ParquetFile:
     check_footer(handle.read(length))
     handle.seek(0)
     try:
-        return pq.ParquetFile(handle, buffer_size=_BUFFER, pre_buffer=False)
+        return pq.ParquetFile(handle, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
         raise CorpusRefused(CorpusReason.CORRUPT, str(error)[:300]) from error
 
@@ -156,7 +156,7 @@ def _is_scalar(kind: pa.DataType) -> bool:
 def read_parquet(
     fragment: Fragment, columns: CorpusColumns, settings: CorpusSettings, options: StorageOptions = None
 ) -> Iterator[CorpusRow]:
-    """Yield a fragment's rows in order; from the first damaged batch on, its rows are rejected as CORRUPT.
+    """Yield a fragment's rows in order.
 
     Raises:
         InputChanged: the file is not what it was when the plan was made.
@@ -189,21 +189,33 @@ def _records(
     """Yield rows [start, stop) as dictionaries, streaming only the row groups and columns that hold them."""
     named = {fields.image, fields.text, fields.conversations, fields.uid}
     names = [field.name for field in file.schema_arrow if field.name in named or _is_scalar(field.type)]
-    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-    ends = list(itertools.accumulate(group.num_rows for group in groups))
-    wanted = [i for i, group in enumerate(groups) if ends[i] > start and ends[i] - group.num_rows < stop]
-    num_bytes = sum(groups[index].total_byte_size for index in wanted)
-    num_rows = sum(groups[index].num_rows for index in wanted)
-    batch_rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
+    position = 0
+    for index in range(file.num_row_groups):
+        group = file.metadata.row_group(index)
+        first, position = position, position + group.num_rows
+        low, high = max(start, first) - first, min(stop, position) - first
+        if low < high:
+            batch_rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
+            yield from _group_records(file.iter_batches(batch_rows, row_groups=[index], columns=names), low, high)
+
+
+def _group_records(batches: Iterator[pa.RecordBatch], low: int, high: int) -> Iterator[dict[str, Any] | CorpusRefused]:
+    """Yield rows [low, high) of one row group; from a damaged page on a refusal for each, other groups are spared."""
+    position = 0
+    refusal = CorpusRefused(CorpusReason.CORRUPT, "a row group holds fewer rows than the footer says")
     try:
-        position = ends[wanted[0]] - groups[wanted[0]].num_rows
-        for batch in file.iter_batches(batch_rows, row_groups=wanted, columns=names):
-            low, high = max(start - position, 0), min(stop - position, batch.num_rows)
+        for batch in batches:
+            begin, end = low - position, min(high - position, batch.num_rows)
             position += batch.num_rows
-            if low < high:
-                yield from _validated(batch.slice(low, high - low))
+            if begin < end:
+                yield from _validated(batch.slice(begin, end - begin))
+                low += end - begin
+            if low == high:
+                return
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
-        raise CorpusRefused(CorpusReason.CORRUPT, str(error)[:300]) from error
+        refusal = CorpusRefused(CorpusReason.CORRUPT, str(error)[:300])
+    for _ in range(low, high):
+        yield refusal
 
 
 def _validated(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | CorpusRefused]:

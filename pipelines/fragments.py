@@ -285,14 +285,25 @@ class CorpusRow:
     """For people."""
 
 
+def printable(text: str, max_chars: int = 400) -> str:
+    """Return text that any log and any table can take: UTF-8, controls escaped, cut.
+
+    Example:
+        >>> printable("a\x1b[31m\udcff")
+        'a\\x1b[31m\\udcff'
+    """
+    shown = text[:max_chars].encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
 def rejected_row(fragment: Fragment, index: int, reason: str, detail: str | None) -> CorpusRow:
-    """Return the row that says why a row cannot be used."""
+    """Return the row that says why a row cannot be used; `detail` is made `printable`."""
     return CorpusRow(
         uid=fragment.row_uid(index),
         uri=fragment.row_uri(index),
         index=index,
         error=str(reason),
-        error_detail=detail,
+        error_detail=detail and printable(detail),
     )
 
 

@@ -3,6 +3,7 @@
 Import `s3_server` and `s3_bucket` into a test module (both names) and ask for `s3_bucket`.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,17 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 _numbers = itertools.count()
+
+
+@functools.cache
+def _client(endpoint: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,7 @@ class S3Bucket:
 
     def client(self) -> Any:
         """A boto3 client of the server."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
+        return _client(self.endpoint)
 
     def put(self, key: str, body: bytes) -> str:
         """Store an object and return its uri."""

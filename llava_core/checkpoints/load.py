@@ -100,7 +100,7 @@ def load_model(
         CheckpointRefused: with the reason.
         ConfigError: quantisation asked for without bitsandbytes.
     """
-    folder = resolve_model(path)
+    folder = resolve_model(path, allow_bin=allow_bin)
     if quantization_config is not None:
         require_bitsandbytes()
     raw = read_json(folder / CONFIG)
@@ -126,7 +126,7 @@ def revision(path: str | Path) -> str:
     """Hash the contents of a checkpoint: settings, weights and tokenizer.
 
     Args:
-        path: the folder.
+        path: the folder, or what `resolve_model` finds one by.
 
     Returns:
         16 hexadecimal digits; equal for equal files, wherever they lie and whenever they were written.
@@ -134,7 +134,7 @@ def revision(path: str | Path) -> str:
     Raises:
         CheckpointRefused: NOT_FOUND where there is no config.json.
     """
-    folder = Path(path)
+    folder = resolve_model(path)
     read_json(folder / CONFIG)
     return hash_files(f for f in folder.iterdir() if f.suffix in HASHED_SUFFIXES and not f.name.startswith("."))
 
@@ -158,7 +158,9 @@ def _locate(
             f"{folder} has no weights of its vision tower: it was trained with a frozen one. Give vision_tower=, the "
             "folder or hub name that mm_vision_tower in its config.json names",
         )
-    tower_weights, named = supplied_names(resolve_model(vision_tower), config.vision.tower, allow_bin=allow_bin)
+    tower_weights, named = supplied_names(
+        resolve_model(vision_tower, allow_bin=allow_bin), config.vision.tower, allow_bin=allow_bin
+    )
     return stored | {ours: _Stored(tower_weights, theirs) for ours, theirs in named.items()}
 
 

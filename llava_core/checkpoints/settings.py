@@ -25,7 +25,7 @@ def detect_layout(path: str | Path) -> Layout:
     """Tell which layout a checkpoint folder has, from its config.json.
 
     Args:
-        path: the folder.
+        path: the folder, or what `resolve_model` finds one by.
 
     Returns:
         "own", "hf" or "original".
@@ -33,7 +33,8 @@ def detect_layout(path: str | Path) -> Layout:
     Raises:
         CheckpointRefused: NOT_FOUND, CORRUPT, or UNKNOWN_LAYOUT for anything that is no LLaVA.
     """
-    return layout_of(read_json(Path(path) / CONFIG), Path(path))
+    folder = resolve_model(path)
+    return layout_of(read_json(folder / CONFIG), folder)
 
 
 def layout_of(raw: Mapping[str, Any], folder: Path) -> Layout:
@@ -62,7 +63,7 @@ def read_config(
     """Read the settings of a checkpoint folder in any layout.
 
     Args:
-        path: the folder.
+        path: the folder, or what `resolve_model` finds one by.
         vision_tower: folder or hub name of the tower, for originals that name one this project does not know.
         axis_order: how pinpoints are read; by default "original" in the original layout and "hf" in transformers'.
             Published `llava-hf` conversions were *trained* with "original".
@@ -74,7 +75,7 @@ def read_config(
     Raises:
         CheckpointRefused: REMOTE_CODE, or whatever makes the settings unusable.
     """
-    folder = Path(path)
+    folder = resolve_model(path)
     raw = read_json(folder / CONFIG)
     layout = layout_of(raw, folder)
     refuse_remote_code(folder)

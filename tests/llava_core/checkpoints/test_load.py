@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import AutoModel, BitsAndBytesConfig, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from llava_core.checkpoints import load as load_module
 from llava_core.checkpoints import load_model, read_config, resolve_model, revision, save_model
@@ -253,6 +253,23 @@ def test_quantising_without_the_extra(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("llava_core.checkpoints.quantise.importlib.import_module", absent)
     with pytest.raises(ConfigError, match=r"tessera\[quantize\]"):
         load_model(folder, quantization_config=object())
+
+
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.05), (4, 0.3)])
+def test_language_model_in_8_and_4_bits(bits: int, error: float) -> None:
+    """Measured on random weights of width 64: relative error of the logits 0.017 in 8 bits, 0.16 in 4."""
+    pytest.importorskip("bitsandbytes", reason="the [quantize] extra is not installed")
+    pytest.importorskip("accelerate", reason="the [quantize] extra is not installed")
+    settings = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+    whole, small = load_model("tiny"), load_model("tiny", quantization_config=settings)
+    assert small.language_model.model.layers[0].mlp.up_proj.weight.dtype in (torch.int8, torch.uint8)
+    assert small.image_processor.encoder.encoder.layers[0].mlp.fc1.weight.dtype == torch.float32
+    assert not any(tensor.is_meta for tensor in (*small.parameters(), *small.buffers()))
+    ids = torch.arange(1, 60)[None]
+    ids = ids[ids != whole.config.image_token_id][None]
+    with torch.no_grad():
+        expected, found = whole(input_ids=ids).logits, small(input_ids=ids).logits
+    assert 0 < float((found - expected).norm() / expected.norm()) < error
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/here", "nothing", "../up", "/absent"])

@@ -1,0 +1,317 @@
+"""Stage 2, `scores` → `clusters`: exact, near, and semantic duplicates, and contamination by evaluation images.
+
+`dedupe_table` does it in one process; `dedupe_dataset` does the same on Ray Data with the same arithmetic: one
+shuffle of hashes alone finds the pairs, the driver joins them into components, one shuffle of narrow rows by component
+finds the survivors. No actors, no state that a retried task could spoil, and no decision by arrival, so
+block order, retries and the number of nodes do not show in the result.
+
+What this does *not* do: read or commit tables (the flow), drop rows (`select`).
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import Dataset
+
+from pipelines.curation.blocks import BITS, Blocks, Hashes, finest_blocks
+from pipelines.curation.clusters import (
+    FRESH,
+    HASH_COLUMNS,
+    INDEX,
+    NARROW,
+    REFERENCE,
+    check_columns,
+    cluster_rows,
+    group_keys,
+    hash_columns,
+    narrow,
+    phashes,
+    usable,
+)
+from pipelines.curation.components import component_labels
+from pipelines.curation.near import NearConfig, NearPairs, among, gather, near_pairs, search_slice, slices
+from pipelines.curation.survivors import SurvivorPolicy
+
+log = logging.getLogger(__name__)
+
+Labels = tuple[Hashes, Hashes]
+Finish = Callable[[int, pa.Table], pa.Table]
+NO_HASHES = np.empty(0, np.uint64)
+SLICE_HASHES = 2**20
+"""Hashes that one search task gets, about: 8 MiB, and a few times that while it works."""
+PARTITION_ROWS = 2**18
+"""Narrow rows that one clustering task gets, about: 40 MB."""
+BATCH_ROWS = 2**18
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DedupeConfig:
+    """What counts as a duplicate, and which copy survives."""
+
+    near: NearConfig = field(default_factory=NearConfig)
+    """Perceptual near-duplicates."""
+    survivor: SurvivorPolicy = field(default_factory=SurvivorPolicy)
+    """The best of several copies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairReport:
+    """How near-duplicates were searched."""
+
+    rows: int
+    """Rows of all origins."""
+    blocks: Blocks
+    """The cut of the hashes."""
+    recall: tuple[float, ...]
+    """Share of pairs found at Hamming distance 0, 1, … `max_distance`, outside capped buckets; 1.0 where guaranteed."""
+    pairs: int
+    """Pairs of different hashes within the distance."""
+    capped: int
+    """Hashes in buckets too full to be searched pair by pair; their rows carry the flag `bucket_capped`."""
+
+
+def dedupe_table(
+    rows: pa.Table,
+    config: DedupeConfig,
+    *,
+    index: pa.Table | None = None,
+    against: pa.Table | None = None,
+    vetoes: frozenset[str] = frozenset(),
+) -> tuple[pa.Table, PairReport]:
+    """Deduplicate in this process.
+
+    Args:
+        rows: the columns of `clusters.ROWS`, and any others.
+        config: settings.
+        index: survivors of earlier runs, with `cluster_id` where their clusters should keep their names; none of
+        `rows`.
+        against: evaluation images: uid and hashes.
+        vetoes: uids that are nobody's duplicate, because a person said so.
+
+    Returns:
+        CLUSTER, ascending by uid, one row for each of `rows`; how pairs were searched.
+
+    Raises:
+        TableError: a column is missing, or a uid occurs twice.
+
+    Example:
+        Two encodings of a picture, the larger of which survives:
+        >>> hashes = {"content_hash": [b"1" * 16, b"2" * 16], "pixel_hash": [b"3" * 16, b"4" * 16],
+        ...     "phash": pa.array([0b0110, 0b0100], pa.uint64()), "low_information": [False, False]}
+        >>> rows = pa.table({"uid": ["a", "b"], "width": [640, 800], "height": [480, 600], "source": ["x", "x"],
+        ...     "quality": [None, 0.5], **hashes})
+        >>> clusters, report = dedupe_table(rows, DedupeConfig())
+        >>> clusters.select(["uid", "survivor_uid", "kind", "distance", "role"]).to_pylist()[0]
+        {'uid': 'a', 'survivor_uid': 'b', 'kind': 'near', 'distance': 1.0, 'role': 'duplicate'}
+    """
+    tables = [
+        narrow(table, origin, vetoes)
+        for table, origin in ((rows, FRESH), (index, INDEX), (against, REFERENCE))
+        if table is not None
+    ]
+    everything = pa.concat_tables(tables)
+    fresh = _unique_keys(tables[0]) if len(tables) > 1 else None
+    blocks = config.near.blocks(everything.num_rows)
+    pairs = near_pairs(phashes(everything)[usable(everything)], config.near, fresh, blocks)
+    groups = group_keys(everything, component_labels(pairs.left, pairs.right))
+    clusters = cluster_rows(everything, groups, config.near, config.survivor, pairs.full)
+    return clusters, _report(everything.num_rows, blocks, pairs, config)
+
+
+def dedupe_dataset(
+    rows: Dataset,
+    config: DedupeConfig,
+    *,
+    index: Dataset | None = None,
+    against: Dataset | None = None,
+    vetoes: frozenset[str] = frozenset(),
+    finish: Finish | None = None,
+) -> tuple[Dataset, PairReport]:
+    """Deduplicate on Ray. The pairs are searched at once, the clusters when the dataset that is returned is consumed.
+
+    Args:
+        rows: as for `dedupe_table`; read twice, or three times with an index or references.
+        config: settings.
+        index: as for `dedupe_table`.
+        against: as for `dedupe_table`.
+        vetoes: as for `dedupe_table`.
+        finish: called in the worker for each partition with its number and its CLUSTER table, ascending by uid; what
+            it returns is what the dataset holds. To write partitions where they are made. Partitions depend on the
+            rows and on how many they are, on nothing else.
+
+    Returns:
+        Dataset of CLUSTER rows, in no order; how pairs were searched.
+    """
+    given = ((rows, FRESH), (index, INDEX), (against, REFERENCE))
+    origins = [(dataset, origin) for dataset, origin in given if dataset is not None]
+    for dataset, origin in origins:
+        schema = dataset.schema()
+        check_columns(schema.names if schema else [], origin)
+    parts = [
+        _select(dataset, NARROW.names).map_batches(
+            partial(narrow, origin=origin, vetoes=vetoes), batch_format="pyarrow"
+        )
+        for dataset, origin in origins
+    ]
+    hashes = [
+        _select(dataset, HASH_COLUMNS).map_batches(hash_columns, batch_format="pyarrow") for dataset, _ in origins
+    ]
+    everything = _union(parts)
+    fresh = _collect_fresh(parts[0]) if len(parts) > 1 else None
+    size = sum(dataset.count() for dataset, _ in origins)
+    blocks = config.near.blocks(size)
+    pairs = _search(_union(hashes), blocks, config.near, size, fresh)
+    shared = ray.put((component_labels(pairs.left, pairs.right), pairs.full, fresh))
+    partitions = -(-size // PARTITION_ROWS) or 1
+    partition = partial(_partition, shared=shared, partitions=partitions)
+    cluster = partial(_cluster, shared=shared, config=config, finish=finish)
+    clusters = (
+        everything.map_batches(partition, batch_format="pyarrow")
+        .groupby("partition", num_partitions=partitions)
+        .map_groups(cluster, batch_format="pyarrow")
+    )
+    return clusters, _report(size, blocks, pairs, config)
+
+
+def count_clusters(tables: Iterable[pa.Table]) -> dict[str, int]:
+    """Count rows of CLUSTER tables: `rows`, each role, each kind, and `flag:` with each flag.
+
+    Example:
+        >>> count_clusters([pa.table({"role": ["survivor"], "kind": [None], "flags": [["vetoed"]]})])
+        {'rows': 1, 'survivor': 1, 'flag:vetoed': 1}
+    """
+    counts: Counter[str] = Counter()
+    for table in tables:
+        counts["rows"] += table.num_rows
+        flags = table["flags"].combine_chunks().flatten()
+        for column, prefix in ((table["role"], ""), (table["kind"].drop_null(), ""), (flags, "flag:")):
+            for entry in column.value_counts():
+                counts[prefix + entry["values"].as_py()] += entry["counts"].as_py()
+    return dict(counts)
+
+
+def _report(rows: int, blocks: Blocks, pairs: NearPairs, config: DedupeConfig) -> PairReport:
+    if len(pairs.full):
+        log.warning("%d hashes lie in buckets above the cap; near-duplicates of theirs may be missing", len(pairs.full))
+    recall = tuple(blocks.recall(distance) for distance in range(config.near.max_distance + 1))
+    return PairReport(rows=rows, blocks=blocks, recall=recall, pairs=len(pairs), capped=len(pairs.full))
+
+
+def _unique_keys(rows: pa.Table) -> Hashes:
+    return np.unique(group_keys(rows, (NO_HASHES, NO_HASHES)))
+
+
+def _select(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Read only the columns with these names, so that readers of Parquet skip the others."""
+    given = dataset.schema()
+    return dataset.select_columns([name for name in names if given is not None and name in given.names])
+
+
+def _union(datasets: Sequence[Dataset]) -> Dataset:
+    return datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
+
+
+def _collect_fresh(rows: Dataset) -> Hashes:
+    """The keys of fresh rows, 8 bytes each, on the driver."""
+
+    def keys(batch: pa.Table) -> pa.Table:
+        return pa.table({"key": _unique_keys(batch)})
+
+    found = rows.map_batches(keys, batch_format="pyarrow", batch_size=BATCH_ROWS)
+    return np.unique(np.concatenate([NO_HASHES, *(batch["key"].to_numpy() for batch in _tables(found))]))
+
+
+def _search(rows: Dataset, blocks: Blocks, config: NearConfig, size: int, fresh: Hashes | None) -> NearPairs:
+    """`near_pairs` on Ray."""
+    found = _search_tables(rows, blocks, config, size, fresh, last=False)
+    if not len(found.full):
+        return found
+    hashes = {"phash": found.full, "low_information": np.zeros(len(found.full), bool)}
+    full = ray.data.from_arrow(pa.table(hashes))
+    again = _search_tables(full, finest_blocks(blocks), config, len(found.full), fresh, last=True)
+    return gather([NearPairs(found.left, found.right, again.full), again])
+
+
+def _search_tables(
+    rows: Dataset, blocks: Blocks, config: NearConfig, size: int, fresh: Hashes | None, *, last: bool
+) -> NearPairs:
+    narrowest = min(blocks.key_bits(table) for table in range(len(blocks.tables)))
+    bits = min(max(0, int(np.ceil(np.log2(max(1, size) / SLICE_HASHES)))), narrowest, BITS // 4)
+    cut = partial(_cut, blocks=blocks, bits=bits)
+    search = partial(_search_group, blocks=blocks, config=config, bits=bits, last=last, fresh=ray.put(fresh))
+    found = (
+        rows.map_batches(cut, batch_format="pyarrow", batch_size=BATCH_ROWS)
+        .groupby("slice", num_partitions=len(blocks.tables) << bits)
+        .map_groups(search, batch_format="pyarrow")
+    )
+    return gather(_received(batch) for batch in _tables(found))
+
+
+def _tables(dataset: Dataset) -> Iterator[pa.Table]:
+    """Run a dataset and take its blocks to the driver, one at a time."""
+    for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+        assert isinstance(batch, pa.Table)
+        yield batch
+
+
+def _cut(batch: pa.Table, blocks: Blocks, bits: int) -> pa.Table:
+    """Hashes → one row for each slice of each table that they fall into: slice int64, hashes large_binary."""
+    hashes = np.unique(phashes(batch)[usable(batch)])
+    cut = [
+        (table << bits | number, part.tobytes())
+        for table in range(len(blocks.tables))
+        for number, part in slices(hashes, blocks, table, bits)
+    ]
+    names, parts = zip(*cut, strict=True) if cut else ((), ())
+    return pa.table({"slice": pa.array(names, pa.int64()), "hashes": pa.array(parts, pa.large_binary())})
+
+
+def _search_group(
+    group: pa.Table, blocks: Blocks, config: NearConfig, bits: int, last: bool, fresh: "ray.ObjectRef[Any]"
+) -> pa.Table:
+    """All rows of one slice → its pairs; a full bucket's hash has a null right side."""
+    table = group["slice"][0].as_py() >> bits
+    permuted = np.unique(np.concatenate([np.frombuffer(part.as_buffer(), np.uint64) for part in group["hashes"]]))
+    found = search_slice(permuted, table, blocks, config, ray.get(fresh), last=last)
+    right = pa.concat_arrays([pa.array(found.right), pa.nulls(len(found.full), pa.uint64())])
+    return pa.table({"left": np.concatenate([found.left, found.full]), "right": right})
+
+
+def _received(batch: pa.Table) -> NearPairs:
+    is_pair = batch["right"].is_valid()
+    pairs, full = batch.filter(is_pair), batch.filter(batch["right"].is_null())
+    return NearPairs(pairs["left"].to_numpy(), pairs["right"].to_numpy(), full["left"].to_numpy())
+
+
+def _partition(batch: pa.Table, shared: "ray.ObjectRef[Any]", partitions: int) -> pa.Table:
+    """Add `group` and `partition`; leave out what has an origin other than fresh and no fresh row to meet."""
+    labels, _, fresh = ray.get(shared)
+    groups = group_keys(batch, labels)
+    batch = batch.append_column("group", pa.array(groups)).append_column("partition", _spread(groups, partitions))
+    if fresh is None:
+        return batch
+    own = group_keys(batch, (NO_HASHES, NO_HASHES))
+    return batch.filter(pa.array(among(own, fresh) | among(own, labels[0])))
+
+
+def _spread(groups: Hashes, partitions: int) -> pa.Array:
+    """int64[N]: the partition of each key. Multiplying first, because the least hashes of components are all small."""
+    mixed = (groups ^ (groups >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    return pa.array(((mixed >> np.uint64(32)) % np.uint64(partitions)).astype(np.int64))
+
+
+def _cluster(
+    group: pa.Table, shared: "ray.ObjectRef[Any]", config: DedupeConfig, finish: Finish | None
+) -> Iterator[pa.Table]:
+    """All rows of one partition → their clusters."""
+    _, capped, _ = ray.get(shared)
+    rows = group.drop_columns(["group", "partition"])
+    clusters = cluster_rows(rows, group["group"].to_numpy(), config.near, config.survivor, capped)
+    yield finish(group["partition"][0].as_py(), clusters) if finish else clusters

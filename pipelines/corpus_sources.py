@@ -8,11 +8,13 @@ What this does *not* do: know formats, or judge URIs that rows contain (`corpus_
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
+import fsspec.utils
 
 from llava_core.errors import ConfigError
 from pipelines.fragments import CorpusRefused, InputChanged, ObjectRef
@@ -21,6 +23,8 @@ from schemas.reasons import CorpusReason
 StorageOptions = Mapping[str, Any] | None
 _REFUSED_SCHEMES = ("http", "https", "ftp", "sftp", "data")
 _READ_AHEAD = 4 * 2**20
+_STORES: dict[tuple[int, str, str], Any] = {}
+_STORES_LOCK = threading.Lock()
 
 
 def split_scheme(uri: str) -> tuple[str, str]:
@@ -59,11 +63,16 @@ def normalise(uri: str) -> str:
 def filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
     """Return the fsspec filesystem of a remote URI, without its listing cache, and the path in it."""
     scheme, rest = split_scheme(uri)
-    try:
-        store = fsspec.filesystem(scheme, use_listings_cache=False, **dict(options or {}))
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"no store for {scheme}://: {error}") from error
-    return store, rest
+    values = dict(options or {})
+    key = (os.getpid(), scheme, fsspec.utils.tokenize(values))
+    # fsspec keeps one instance for each thread, and one costs a client of its own; the stores are safe to share.
+    with _STORES_LOCK:
+        if key not in _STORES:
+            try:
+                _STORES[key] = fsspec.filesystem(scheme, use_listings_cache=False, **values)
+            except (ValueError, ImportError) as error:
+                raise ConfigError(f"no store for {scheme}://: {error}") from error
+        return _STORES[key], rest
 
 
 def remote_ref(uri: str, info: Mapping[str, Any]) -> ObjectRef:

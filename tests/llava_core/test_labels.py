@@ -195,6 +195,15 @@ def test_no_text_makes_a_special_token(
     assert [i for i in ids if i in specials] == [tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("</s>")]
 
 
+def test_the_names_that_stand_for_special_tokens_cannot_be_typed() -> None:
+    tokenizer = tiny_tokenizers.byte_level()
+    plain = cached(tokenizer)([Segment("ab")]).input_ids
+    for number in range(12):
+        ids = cached(tokenizer)([Segment(f"a\ufdd0{number}\ufdd1b")]).input_ids
+        assert not set(ids) & set(tokenizer.all_special_ids), number
+        assert len(ids) > len(plain)
+
+
 def test_a_vocabulary_whose_merges_spell_an_end_token() -> None:
     """Merges that lead to `</s>` would let ordinary text become the end token."""
     from tokenizers import Tokenizer, models

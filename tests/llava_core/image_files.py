@@ -60,3 +60,10 @@ def with_size(jpeg: bytes, height: int, width: int) -> bytes:
         jpeg.index(bytes([0xFF, marker, 0, 17])) for marker in (0xC0, 0xC2) if bytes([0xFF, marker, 0, 17]) in jpeg
     )
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+def gif_frame_at(gif: bytes) -> int:
+    """Where the first frame of a GIF without extensions starts: after the 13 bytes of the screen and the palette."""
+    at = 13 + 3 * (2 << (gif[10] & 7))
+    assert gif[at : at + 1] == b","
+    return at

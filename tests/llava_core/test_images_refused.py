@@ -13,8 +13,9 @@ from PIL import Image, features
 
 from llava_core import image_headers, images
 from llava_core.errors import ImageReason, ImageRefused
-from llava_core.images import DecodeLimits, decode_base64_image, decode_image, read_header
-from tests.llava_core.image_files import encode, png, png_chunk, ramp, with_size
+from llava_core.geometry import Size
+from llava_core.images import DecodeLimits, ImageHeader, decode_base64_image, decode_image, read_header
+from tests.llava_core.image_files import encode, gif_frame_at, png, png_chunk, ramp, with_size
 
 RAMP = ramp()
 R = ImageReason
@@ -174,13 +175,34 @@ def test_limits_are_inclusive(header) -> None:
     assert read_header(header(2, 100)).size == (2, 100)
 
 
-def test_gif_frame_larger_than_its_screen_is_held_to_the_limits() -> None:
+def gif_with_frame(left: int, top: int, height: int, width: int) -> bytes:
+    """A GIF of a 24×40 screen whose frame says it lies elsewhere."""
     gif = bytearray(encode(Image.fromarray(RAMP).quantize(64), "GIF"))
-    at = gif.index(b",")
-    gif[at + 5 : at + 9] = struct.pack("<HH", 60000, 60000)
+    at = gif_frame_at(gif)
+    gif[at + 1 : at + 9] = struct.pack("<HHHH", left, top, width, height)
+    return bytes(gif)
+
+
+def test_gif_frame_larger_than_its_screen_counts() -> None:
+    """The decoder makes room for it, so the header has to say so: limits and token counts go by the header."""
+    moved = gif_with_frame(5, 3, 24, 40)
+    assert read_header(moved).size == (27, 45) == decode_image(moved).shape[:2]
     with pytest.raises(ImageRefused) as refused:
-        decode_image(bytes(gif))
+        read_header(gif_with_frame(0, 0, 60000, 60000))
     assert refused.value.reason is R.BOMB
+
+
+def test_a_header_that_lies_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No known file gets past `read_header` so; whatever does is stopped before Pillow allocates, or after."""
+    lie = ImageHeader(format="GIF", stored_size=Size(24, 40))
+    monkeypatch.setitem(image_headers._READERS, "GIF", lambda data: lie)
+    for height, width, reason in ((9000, 9000, R.BOMB), (30, 40, R.TRUNCATED)):
+        with pytest.raises(ImageRefused) as refused:
+            decode_image(gif_with_frame(0, 0, height, width))
+        assert refused.value.reason is reason
+    with pytest.raises(ImageRefused, match="header says") as refused:
+        decode_image(gif_with_frame(5, 3, 24, 40))
+    assert refused.value.reason is R.CORRUPT
 
 
 def test_too_many_scans() -> None:

@@ -63,13 +63,6 @@ def counts(
     return Counts(ok=found.pop("", 0), rejected=dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))))
 
 
-def live_fragments(table_uri: str, run_id: str, *, storage_options: StorageOptions | None = None) -> set[str]:
-    """Return the fragments whose rows of a run are in the table, as far as its files tell them apart."""
-    table = open_table(table_uri, storage_options)
-    mine = (file for file in (files(table) if table else ()) if _only(file, "run_id") == run_id)
-    return {name for name in (_only(file, "fragment_id") for file in mine) if name is not None}
-
-
 def check_accounts(found: Counts, rows_in: int) -> None:
     """Hold a finished run to its promise: every input row is exactly one output row.
 
@@ -103,9 +96,7 @@ def _only(file: Mapping[str, Any], column: str) -> str | None:
     return least if least == file[f"max.{column}"] else None
 
 
-def _read_reasons(
-    uri: str, run_id: str, wanted: frozenset[str] | None, options: StorageOptions | None
-) -> list[str]:
+def _read_reasons(uri: str, run_id: str, wanted: frozenset[str] | None, options: StorageOptions | None) -> list[str]:
     """Reasons of a run's (and, if given, some fragments') rows in one file; "" for a row that is ok."""
     with open_uri(uri, options) as file:
         rows = pq.read_table(file, columns=["run_id", "fragment_id", "error"]).to_pylist()

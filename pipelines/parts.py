@@ -112,8 +112,8 @@ def encode_part(rows: pa.Table) -> bytes:
     Args:
         rows: without the partition column.
     """
-    # Copied into one chunk that starts at its buffers' beginning: pages are cut by chunk.
-    plain = pa.concat_tables([rows.replace_schema_metadata(None)]).combine_chunks()
+    # One chunk: where a column is larger than a page, pages are cut by chunk.
+    plain = rows.replace_schema_metadata(None).combine_chunks()
     sink = pa.BufferOutputStream()
     pq.write_table(
         plain, sink, row_group_size=max(1, plain.num_rows), compression="zstd", compression_level=3, version="2.6"

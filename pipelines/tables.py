@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
@@ -37,6 +38,8 @@ WITHDRAWN = 0
 """Version of a fragment that was committed and has since been taken out."""
 _ATTEMPTS = 30
 _STORE_FAILURES = 3
+_FEW = 32
+_CHECKPOINT_EVERY = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,8 @@ def create_table(table_uri: str, schema: pa.Schema, *, storage_options: StorageO
                 Schema.from_arrow(schema),
                 [],
                 partition_by=[PARTITION],
+                # Each look at a mark reads the log since the last checkpoint; delta's own default is 100 commits.
+                configuration={"delta.checkpointInterval": str(_CHECKPOINT_EVERY)},
                 storage_options=options or None,
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
@@ -153,8 +158,9 @@ def commit(
     def attempt() -> CommitReport:
         table = create_table(table_uri, schema, storage_options=storage_options)
         done = generation(table, run_id)
-        new = [one for one in sorted(parts) if _version(table, run_id, one) != done]
-        gone = [one for one in stale if _version(table, run_id, one) == done]
+        there = _committed(table, run_id, {*parts, *stale})
+        new = [one for one in sorted(parts) if one not in there]
+        gone = [one for one in stale if one in there]
         report = CommitReport(
             committed=tuple(new),
             already=tuple(one for one in sorted(parts) if one not in new),
@@ -163,8 +169,10 @@ def commit(
         )
         if new or gone:
             actions = [*add_actions([parts[one] for one in new]), *_removals(table, run_id, gone)]
-            marks = [(one, done) for one in new] + [(one, WITHDRAWN) for one in gone]
-            swap(table, actions, {f"{run_id}/{one}": version for one, version in marks})
+            versions = [(one, done) for one in new] + [(one, WITHDRAWN) for one in gone]
+            marks = {f"{run_id}/{one}": version for one, version in versions}
+            marks[counter(run_id, done)] = _count(table, run_id, done) + len(new) - len(gone)
+            swap(table, actions, marks)
         return report
 
     return retry_conflicts(attempt, table_uri)
@@ -175,10 +183,7 @@ def committed_fragments(
 ) -> set[str]:
     """Return those of some fragments that are in the table for a run; empty where there is no table."""
     table = open_table(table_uri, storage_options)
-    if table is None:
-        return set()
-    done = generation(table, run_id)
-    return {one for one in fragment_ids if _version(table, run_id, one) == done}
+    return set() if table is None else _committed(table, run_id, set(fragment_ids))
 
 
 def generation(table: DeltaTable, run_id: str) -> int:
@@ -188,6 +193,21 @@ def generation(table: DeltaTable, run_id: str) -> int:
     count no longer.
     """
     return 1 + (table.transaction_version(WHOLE_TABLE) or 0) + (table.transaction_version(run_id) or 0)
+
+
+def counter(run_id: str, done: int) -> str:
+    """Return the transaction identifier whose version counts a run's committed fragments, at a generation."""
+    return f"{run_id}/#{done}"
+
+
+def live_fragments(table: DeltaTable, run_id: str) -> set[str]:
+    """Return the fragments of a run that a snapshot's files name: all that have rows, unless files were compacted."""
+    files = pa.table(table.get_add_actions(flatten=True))
+    if not files.num_rows:
+        return set()
+    run, fragment = files["min.run_id"], files["min.fragment_id"]
+    same = pc.and_(pc.equal(run, files["max.run_id"]), pc.equal(fragment, files["max.fragment_id"]))
+    return set(fragment.filter(pc.and_(same, pc.equal(run, run_id))).to_pylist())
 
 
 def swap(
@@ -253,8 +273,24 @@ def add_actions(receipts: Iterable[Receipt]) -> list[AddAction | RemoveAction]:
     ]
 
 
-def _version(table: DeltaTable, run_id: str, fragment_id: str) -> int | None:
-    return table.transaction_version(f"{run_id}/{fragment_id}")
+def _committed(table: DeltaTable, run_id: str, names: set[str]) -> set[str]:
+    """Those fragments that are marked as committed in a snapshot.
+
+    Each look at a mark reads the log's tail, milliseconds; of many names the files' statistics tell most at once, and
+    all of them where the run's counter says that the files name every committed fragment.
+    """
+    done = generation(table, run_id)
+    live: set[str] = set()
+    if len(names) > _FEW:
+        live = live_fragments(table, run_id)
+        if len(live) == _count(table, run_id, done):
+            return names & live
+    marked = {name for name in names - live if table.transaction_version(f"{run_id}/{name}") == done}
+    return marked | (names & live)
+
+
+def _count(table: DeltaTable, run_id: str, done: int) -> int:
+    return table.transaction_version(counter(run_id, done)) or 0
 
 
 def _removals(table: DeltaTable, run_id: str, fragment_ids: Sequence[str]) -> list[AddAction | RemoveAction]:

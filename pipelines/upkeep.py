@@ -17,6 +17,7 @@ from pipelines.tables import (
     WHOLE_TABLE,
     CommitReport,
     add_actions,
+    counter,
     create_table,
     generation,
     open_table,
@@ -85,7 +86,8 @@ def replace_table(
         done = generation(table, run_id)
         if all(table.transaction_version(f"{run_id}/{name}") == done for name in names):
             return CommitReport(committed=(), already=tuple(names), withdrawn=(), version=table.version())
-        marks = {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1} | {f"{run_id}/{name}": done + 1 for name in names}
+        marks = {f"{run_id}/{name}": done + 1 for name in names}
+        marks |= {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1, counter(run_id, done + 1): len(names)}
         swap(table, add_actions(receipts), marks, mode="overwrite")
         return CommitReport(committed=tuple(names), already=(), withdrawn=(), version=table.version() + 1)
 

@@ -6,10 +6,10 @@ import pytest
 from deltalake import DeltaTable
 
 from pipelines import accounts
-from pipelines.accounts import check_accounts, counts, live_fragments
+from pipelines.accounts import check_accounts, counts
 from pipelines.errors import AccountingError
 from pipelines.parts import write_fragment
-from pipelines.tables import commit
+from pipelines.tables import commit, live_fragments
 from tests.pipelines.table_cases import SCHEMA, rows, write
 from tests.pipelines.test_parts import replaced
 
@@ -40,8 +40,19 @@ def test_counts_by_run_and_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     other = counts(uri, "two")
     assert (other.ok, dict(other.rejected)) == (7, {"ASPECT": 2})
     assert counts(uri, "three").rows == 0
-    assert live_fragments(uri, "one") == {"a", "b", "c"}
-    assert live_fragments(uri, "two") == {"a"}
+    assert live_fragments(DeltaTable(uri), "one") == {"a", "b", "c"}
+    assert live_fragments(DeltaTable(uri), "two") == {"a"}
+    assert live_fragments(DeltaTable(uri), "three") == set()
+
+
+def test_counts_of_some_fragments(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    fill(uri)
+    for _ in range(2):
+        found = counts(uri, "one", fragment_ids={"b", "c", "never"})
+        assert (found.ok, dict(found.rejected)) == (1, {"EMPTY": 3, "BOMB": 1})
+        assert counts(uri, "one", fragment_ids=[]).rows == 0
+        DeltaTable(uri).optimize.compact()
 
 
 def test_counts_survive_a_compaction_across_runs(tmp_path: Path) -> None:

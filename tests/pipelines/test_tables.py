@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 from llava_core.errors import ConfigError
 from pipelines.errors import TableError
 from pipelines.tables import commit, committed_fragments, create_table, open_table
+from pipelines.upkeep import overwrite
 from tests.pipelines.table_cases import SCHEMA, fragment_counts, uids, write
 
 
@@ -100,10 +101,48 @@ def test_transactions_outlive_a_checkpoint_and_the_log_before_it(tmp_path: Path)
     DeltaTable(uri).create_checkpoint()
     for entry in sorted((tmp_path / "_delta_log").glob("*.json"))[:-1]:
         entry.unlink()
+    DeltaTable(uri).cleanup_metadata()
     assert commit(uri, [write(uri, "a"), write(uri, "b")], run_id="run", schema=SCHEMA).committed == ()
     report = commit(uri, [write(uri, "c")], run_id="run", schema=SCHEMA, stale=["a"])
     assert report.withdrawn == ("a",)
     assert fragment_counts(uri) == uids(("b", 3), ("c", 3))
+
+
+def test_many_fragments_are_looked_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(tmp_path)
+    names = [f"f{number}" for number in range(60)]
+    commit(uri, [write(uri, name) for name in names[:40]], run_id="run", schema=SCHEMA)
+    commit(uri, [write(uri, "f41")], run_id="run", schema=SCHEMA, stale=["f7"])
+    expected = {*names[:40], "f41"} - {"f7"}
+    looks: list[str] = []
+    whole = DeltaTable.transaction_version
+    monkeypatch.setattr(DeltaTable, "transaction_version", lambda table, name: looks.append(name) or whole(table, name))
+    assert committed_fragments(uri, "run", names) == expected
+    assert len(looks) <= 3
+    assert committed_fragments(uri, "run", names[38:45]) == {"f38", "f39", "f41"}
+
+
+@pytest.mark.parametrize("meddle", ["empty fragment", "rows deleted", "compacted", "overwritten"])
+def test_files_that_do_not_tell_are_not_believed(meddle: str, tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    names = [f"f{number}" for number in range(40)]
+    commit(uri, [write(uri, name, 1, 0) for name in names[:3]], run_id="run", schema=SCHEMA)
+    expected = set(names[:3])
+    if meddle == "empty fragment":
+        commit(uri, [write(uri, "f9", 0, 0)], run_id="run", schema=SCHEMA)
+        expected |= {"f9"}
+    elif meddle == "rows deleted":
+        DeltaTable(uri).delete("fragment_id = 'f1'")
+    elif meddle == "compacted":
+        DeltaTable(uri).optimize.compact()
+    else:
+        overwrite(uri)
+        commit(uri, [write(uri, name, 1, 0) for name in names[10:13]], run_id="run", schema=SCHEMA)
+        expected = set(names[10:13])
+    assert committed_fragments(uri, "run", names) == expected
+    assert commit(uri, [write(uri, name, 1, 0) for name in names], run_id="run", schema=SCHEMA).already == tuple(
+        sorted(expected)
+    )
 
 
 def test_a_table_with_another_schema_is_refused(tmp_path: Path) -> None:

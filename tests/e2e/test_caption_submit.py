@@ -1,0 +1,62 @@
+"""The same job through a real cluster: `ray start --head`, `ray job submit`, and the table afterwards."""
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.caption_cases import ROOT, caption_command, check_table, corpus_files, driver_environment, write_corpus
+from tests.e2e.processes import finished, started
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@pytest.fixture
+def cluster() -> Iterator[dict[str, str]]:
+    """A cluster of one node on this machine; gives the variables that reach it."""
+    temp = Path(tempfile.mkdtemp(prefix="tessera-"))  # short: the paths of sockets inside it may have 107 letters
+    port, dashboard = _free_port(), _free_port()
+    environment = driver_environment(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_USAGE_STATS_ENABLED="0",
+        # a submitted job's `python` is the cluster's
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    )
+    environment.pop("RAY_ADDRESS", None)
+    head = [RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port)]
+    head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--temp-dir", str(temp)]
+    head += ["--num-cpus", "2", "--object-store-memory", str(120 * 2**20), "--min-worker-port", "0"]
+    with started([*head, "--max-worker-port", "0"], environment):
+        address = f"http://127.0.0.1:{dashboard}"
+        environment["RAY_API_SERVER_ADDRESS"] = address
+        until = time.monotonic() + 120
+        while (answer := finished([RAY, "job", "list", "--address", address], environment))[0]:
+            assert time.monotonic() < until, answer[1]
+            time.sleep(1)
+        yield environment
+    shutil.rmtree(temp, ignore_errors=True)
+
+
+def test_a_submitted_job_fills_the_same_table(cluster: dict[str, str], tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "photos", 9), tmp_path / "out"
+    job = ["python", "jobs/caption_corpus.py", *caption_command(str(folder), str(output))]
+    command = [RAY, "job", "submit", "--address", cluster["RAY_API_SERVER_ADDRESS"], "--working-dir", str(ROOT)]
+    code, said = finished([*command, "--", *job], cluster)
+    assert code == 0, said
+    assert "rows in      12" in said
+    assert "SUCCEEDED" in said.upper()
+    check_table(str(output), str(folder), list(corpus_files(9)))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

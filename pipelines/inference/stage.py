@@ -35,8 +35,8 @@ MAX_ATTEMPTS = 4
 """Times that a fragment is begun, its worker having died, before the job stops: Ray itself would begin it for ever."""
 
 
-class PoisonError(TesseraError):
-    """A fragment keeps killing its workers; stops the job."""
+class WorkerError(TesseraError):
+    """A worker found a broken contract (`InputChanged`, `PartError`, …) and says so; stops the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,17 +83,31 @@ class CaptionStage:
         self.engine = load_engine(spec, device)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Caption one fragment and write its part files; `row` and answer hold JSON."""
-        fragment = Fragment.from_json(json.loads(row["fragment"]))
-        attempt = ray.get(self.attempts.begin.remote(fragment.fragment_id))
-        if attempt > MAX_ATTEMPTS:
-            raise PoisonError(
+        """Caption one fragment and write its part files; `row` and answer hold JSON.
+
+        A broken contract comes back as "broken", because an exception that crosses Ray loses its type and its cause.
+        """
+        try:
+            receipt = self.caption(Fragment.from_json(json.loads(row["fragment"])))
+        except TesseraError as error:
+            return {"receipt": "", "broken": f"{type(error).__name__}: {error}"}
+        return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": ""}
+
+    def caption(self, fragment: Fragment) -> Receipt:
+        """Caption one fragment and write its part files.
+
+        Raises:
+            WorkerError: it has been begun too often.
+            TesseraError: the corpus or the store breaks its contract.
+        """
+        if ray.get(self.attempts.begin.remote(fragment.fragment_id)) > MAX_ATTEMPTS:
+            raise WorkerError(
                 f"fragment {fragment.fragment_id} ({fragment.row_uri(0)} and {fragment.num_rows - 1} more rows) "
                 f"has killed {MAX_ATTEMPTS} workers; the others are committed. Leave its files out, or give workers "
                 "more memory"
             )
         table = caption_rows(self._read(fragment), self.engine, self.spec.settings, fragment_id=fragment.fragment_id)
-        receipt = write_fragment(
+        return write_fragment(
             table,
             CAPTION,
             table_uri=self.spec.table_uri,
@@ -101,8 +115,6 @@ class CaptionStage:
             run_id=self.spec.settings.run_id,
             storage_options=self.spec.storage_options,
         )
-        return {"receipt": json.dumps(dataclasses.asdict(receipt))}
-
     def measure(self, fragments: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Caption fragments without writing anything, the first row once more beforehand to warm up.
 
@@ -149,6 +161,9 @@ def stream_receipts(fragments: Sequence[Fragment], spec: StageSpec, workers: Wor
     """Send fragments through actors, and give their receipts as they come, in any order.
 
     A fragment is one block and so one task: a worker that dies takes no finished fragment with it.
+
+    Raises:
+        WorkerError: a worker found a broken contract.
     """
     rows = [{"fragment": json.dumps(fragment.to_json())} for fragment in fragments]
     # a warning that progress bars are off, which they are on purpose
@@ -165,6 +180,8 @@ def stream_receipts(fragments: Sequence[Fragment], spec: StageSpec, workers: Wor
         num_gpus=workers.num_gpus,
     )
     for row in receipts.iter_rows():
+        if row["broken"]:
+            raise WorkerError(row["broken"])
         values = json.loads(row["receipt"])
         yield Receipt(**{**values, "files": tuple(PartFile(**file) for file in values["files"])})
 

@@ -289,8 +289,8 @@ def printable(text: str, max_chars: int = 400) -> str:
     """Return text that any log and any table can take: UTF-8, controls escaped, cut.
 
     Example:
-        >>> printable("a\x1b[31m\udcff")
-        'a\\x1b[31m\\udcff'
+        >>> printable("a\\x1b[31m\\udcff")
+        'a\\\\x1b[31m\\\\udcff'
     """
     shown = text[:max_chars].encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import BatchFeature, PreTrainedTokenizerBase
 
 from llava_core.collation import Encoded, PaddingSide, pad_rows, text_tensors, visual_tensors
 from llava_core.config import ModelConfig, plan_tiles
@@ -65,15 +65,19 @@ class LLaVAProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:
-        """Read a checkpoint folder, in any layout that `llava_core.checkpoints` reads.
+        """Read a checkpoint, in any layout that `llava_core.checkpoints` reads.
+
+        Args:
+            path: a folder, "tiny", or a name on the hub.
 
         Raises:
             CheckpointRefused: not such a folder.
         """
-        from llava_core.checkpoints import read_config
+        from llava_core.checkpoints import load_tokenizer, read_config, resolve_model
 
-        config = read_config(path)
-        return cls(AutoTokenizer.from_pretrained(str(path), trust_remote_code=False), config)
+        folder = resolve_model(path)
+        config = read_config(folder)
+        return cls(load_tokenizer(folder, config), config)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the tokenizer's files; with the model's own (`model.save_pretrained`) they make a checkpoint folder."""

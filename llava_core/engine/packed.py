@@ -26,6 +26,8 @@ from llava_core.errors import ConfigError, ImageRefused, PromptReason, PromptRef
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 
+PROVEN = ("llama", "mistral", "qwen2")
+"""Language models whose attention is fully described by what `packed_attention` takes, and which tests compare."""
 LEAST_SHARED_TOKENS = 16
 """A shorter common prefix costs more to merge than to prefill again."""
 
@@ -55,7 +57,7 @@ class PackedEngine:
         share_prefixes: whether requests about the same images share the beginning of their prompts.
 
     Raises:
-        ConfigError: a budget is below 1, or the model has no language model.
+        ConfigError: a budget is below 1, or the model has no language model or one that is not `PROVEN`.
     """
 
     def __init__(
@@ -73,6 +75,9 @@ class PackedEngine:
     ) -> None:
         if model.language_model is None:
             raise ConfigError("an engine needs a model with a language model; this one was built without a text config")
+        kind = model.language_model.config.model_type
+        if kind not in PROVEN:
+            raise ConfigError(f"packed attention is proven for {', '.join(PROVEN)}, not {kind}; use ReferenceEngine")
         budgets = {"batch_size": batch_size, "tile_budget": tile_budget, "prefill_tokens": prefill_tokens}
         for name, value in (budgets | {"kv_bytes": kv_bytes}).items():
             check_at_least("engine", name, value, 1)

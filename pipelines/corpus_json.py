@@ -30,7 +30,9 @@ from schemas.reasons import CorpusReason
 
 CHUNK = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
-_OUTSIDE = re.compile(rb'["\[\]{},]')
+# A whole string at once, where the chunk has all of it; else its first quote, and `_INSIDE` from there.
+_OUTSIDE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
+_QUOTE = ord('"')
 _INSIDE = re.compile(rb'["\\]')
 
 Span = tuple[int, int, str | None]
@@ -138,15 +140,14 @@ def scan_list(chunks: Iterator[tuple[int, bytes]]) -> Iterator[Span]:
         seen = 0
         escaped = False
         while not closed and (found := (_INSIDE if in_string else _OUTSIDE).search(chunk, position)):
-            place, token = found.start(), found[0]
-            position = place + 1
+            place, token, position = found.start(), found[0], found.end()
             if in_string:
                 in_string = token == b"\\"
                 if token == b"\\":
                     escaped = position == len(chunk)
                     position += 1
-            elif token == b'"':
-                in_string = True
+            elif token[0] == _QUOTE:
+                in_string = len(token) == 1
             elif depth == 1 and token in b",]":
                 content = filled or bool(chunk[seen:place].strip())
                 if content or token == b",":

@@ -68,9 +68,9 @@ def test_chunks_give_the_same_features(kind: str) -> None:
 def test_budget_is_never_below_one_tile_and_grows_with_memory() -> None:
     processor = DynamicImageProcessor(num_layers=1)
     assert processor.tiles_per_chunk(0) == 1
-    # CLIP-L in fp32: 577 tokens × (6·1024 + 2·4096) × 4 bytes + pixels ≈ 35.6 MiB a tile
-    assert processor.tiles_per_chunk(4096) == 115
-    assert processor.half().tiles_per_chunk(4096) > 200
+    # CLIP-L in fp32: 577 tokens × (6·1024 + 3·4096) × 4 bytes + 3·336² pixels × 12 bytes = 44.4 MiB a tile
+    assert processor.tiles_per_chunk(4096) == 4096 * 2**20 // (577 * 18432 * 4 + 3 * 336**2 * 12) == 92
+    assert processor.half().tiles_per_chunk(4096) > 170
 
 
 def test_checkpointing_by_the_documents_attribute_gives_the_same_gradients_and_runs_layers_twice() -> None:

@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> No
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    run(caption_config(folder, output, max_new_tokens=24))
+    run(caption_config(folder, output, max_new_tokens=24, num_workers=2))
     thread.join()
     assert len(killed) == 1
     check_table(str(output), str(folder), list(corpus_files()))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.fragments import make_uid
 from tests.e2e.caption_cases import (
     caption_command,
     check_table,
@@ -87,7 +86,7 @@ def _kill_at_random(bucket: S3Bucket, *, rounds: int, seed: int) -> None:
     assert code == 0, said
     assert "nothing was missing" in said
     assert DeltaTable(output, storage_options=bucket.delta_options).version() == table.version()
-    assert make_uid(f"{source}/00.png", "") in said or "rows in      20" in said
+    assert "rows in      20" in said
 
 
 def _wait_for_work(bucket: S3Bucket, pid: int) -> None:

@@ -100,6 +100,10 @@ class LLaVAProcessor:
 
     load_image = staticmethod(load_image)
 
+    def encode_words(self, text: str) -> list[int]:
+        """Ids of a text alone, without special tokens before or after it."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def num_image_tokens(self, size: Size, num_images: int = 1, max_tiles: int | None = None) -> int:
         """Image tokens of an image of a size, before one pixel is decoded.
 

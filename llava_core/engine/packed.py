@@ -5,24 +5,26 @@
 
 Requests about the same images share them: the tower sees the images once, the prompt up to where the requests differ
 is prefilled once, and each request's own part attends to that prefix (`attention`).
+
+Where memory runs out, the step is undone and tried again smaller: half the budgets, then the request alone, then fewer
+tiles of its images (the result's grids say so), and only then is it refused. What was found to fit is remembered.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from llava_core.config import check_at_least
-from llava_core.engine.attention import Span, Step, packed
-from llava_core.engine.features import FeatureCache, image_features
-from llava_core.engine.kv import KVBudget, KVShape, SequenceCache
-from llava_core.engine.requests import Group, Running, encode_request, group_requests, share_prefix
+from llava_core.engine.attention import packed
+from llava_core.engine.features import FeatureCache
+from llava_core.engine.kv import KVBudget, KVShape
+from llava_core.engine.requests import Group, Running, encode_request, group_requests, media_key, share_prefix
 from llava_core.engine.results import refused, served
-from llava_core.engine.sampling import choose
+from llava_core.engine.runner import Runner, cache_of
 from llava_core.engine.types import Request, Result
-from llava_core.errors import ConfigError, ImageRefused, PromptReason, PromptRefused
+from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 
@@ -30,16 +32,6 @@ PROVEN = ("llama", "mistral", "qwen2")
 """Language models whose attention is fully described by what `packed_attention` takes, and which tests compare."""
 LEAST_SHARED_TOKENS = 16
 """A shorter common prefix costs more to merge than to prefill again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One sequence's tokens in a forward pass."""
-
-    ids: list[int]
-    cache: SequenceCache
-    prefix: SequenceCache | None = None
-    features: tuple[Tensor, ...] = ()
 
 
 class PackedEngine:
@@ -55,6 +47,8 @@ class PackedEngine:
         kv_bytes: most bytes of keys and values at any time; requests wait for room.
         feature_cache_bytes: image features kept for images that come again.
         share_prefixes: whether requests about the same images share the beginning of their prompts.
+        deterministic: a result does not depend on what else is asked, to the last bit: every request is encoded and
+            prefilled alone, shares no prefix, and is decoded in a batch of fixed size. Slower.
 
     Raises:
         ConfigError: a budget is below 1, or the model has no language model or one that is not `PROVEN`.
@@ -72,6 +66,7 @@ class PackedEngine:
         kv_bytes: int = 4 << 30,
         feature_cache_bytes: int = 256 << 20,
         share_prefixes: bool = True,
+        deterministic: bool = False,
     ) -> None:
         if model.language_model is None:
             raise ConfigError("an engine needs a model with a language model; this one was built without a text config")
@@ -84,11 +79,12 @@ class PackedEngine:
         self.model = (model if device is None else model.to(device)).eval()
         self.processor = processor
         self.batch_size = batch_size
-        self.tile_budget = tile_budget
-        self.prefill_tokens = prefill_tokens
-        self.share_prefixes = share_prefixes
+        self.tile_budget = 1 if deterministic else tile_budget
+        self.prefill_tokens = 1 if deterministic else prefill_tokens
+        self.share_prefixes = share_prefixes and not deterministic
         self.budget = KVBudget(KVShape.of(model.language_model), kv_bytes)
         self.features = FeatureCache(feature_cache_bytes)
+        self._runner = Runner(self.model, processor, self.features, fixed_rows=batch_size if deterministic else 0)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -107,11 +103,19 @@ class PackedEngine:
             while waiting or running:
                 admitted = self._admit(waiting, len(running), results)
                 if admitted:
-                    self._prefill(admitted)
-                    running = self._retire(running + admitted, results)
+                    if fits(lambda new=admitted: self._runner.prefill(new, self.tile_budget)):  # type: ignore[misc]
+                        running = self._retire(running + admitted, results)
+                    else:
+                        self._step_down(admitted, running, waiting, results)
+                        continue
                 if running:
-                    self._decode(running)
-                    running = self._retire(running, results)
+                    if fits(lambda alive=running: self._runner.decode(alive)):  # type: ignore[misc]
+                        running = self._retire(running, results)
+                    else:
+                        # The later half starts again when there is room; equal seeds give it equal tokens.
+                        keep = len(running) // 2
+                        self._step_down(running[keep:], running[:keep], waiting, results)
+                        running = running[:keep]
         return [results[place] for place in range(len(requests))]
 
     def _admit(self, waiting: deque[Group], num_running: int, results: dict[int, Result]) -> list[Running]:
@@ -176,65 +180,6 @@ class PackedEngine:
             PromptReason.TOO_LONG, f"needs room for {needed} tokens; the engine's kv_bytes hold {room}"
         )
 
-    def _prefill(self, sequences: list[Running]) -> None:
-        """Fill the caches of new requests, prefixes first, and choose the first token of each."""
-        features = image_features(sequences, self.model, self.features, self.tile_budget)
-        whole = [sequence for sequence in sequences if sequence.prefix is None]
-        sharing = [sequence for sequence in sequences if sequence.prefix is not None]
-        rows = []
-        for sequence in sharing:
-            prefix = sequence.prefix
-            if prefix is not None and prefix.cache is not None and not prefix.filled:
-                rows.append(_Row(prefix.ids, prefix.cache, features=tuple(features.get(sequence.key, ()))))
-                prefix.filled = True
-        num_prefixes = len(rows)
-        for sequence in whole:
-            rows.append(_Row(sequence.own_ids, _cache(sequence), features=tuple(features.get(sequence.key, ()))))
-        self._take(whole, self._forward(rows, first_kept=num_prefixes))
-        own = [_Row(s.own_ids, _cache(s), None if s.prefix is None else s.prefix.cache) for s in sharing]
-        self._take(sharing, self._forward(own))
-
-    def _decode(self, running: list[Running]) -> None:
-        """Choose one more token for each running request."""
-        rows = [_Row(s.generated[-1:], _cache(s), None if s.prefix is None else s.prefix.cache) for s in running]
-        self._take(running, self._forward(rows))
-
-    def _forward(self, rows: Sequence[_Row], first_kept: int = 0) -> Tensor:
-        """Run the language model over packed rows, and return float[len(rows) - first_kept, V] of their last tokens."""
-        device = self.model.device
-        if not rows:
-            return torch.empty(0, device=device)
-        spans, at = [], 0
-        for row in rows:
-            spans.append(Span(at, at := at + len(row.ids), row.cache, row.prefix))
-        step = Step(tuple(spans))
-        ids = torch.tensor([token for row in rows for token in row.ids], device=device)
-        features = [feature for row in rows for feature in row.features]
-        # What is kept may be nothing: a step that only fills prefixes still needs its layers run.
-        kept = torch.tensor([span.stop - 1 for span in spans[first_kept:]], dtype=torch.long, device=device)
-        logits: Tensor = self.model.language_model(
-            inputs_embeds=self.model.place_features(ids[None], features),
-            position_ids=step.position_ids(device),
-            use_cache=False,
-            logits_to_keep=kept,
-            step=step,
-        ).logits
-        step.advance()
-        return logits[0]
-
-    def _take(self, sequences: list[Running], logits: Tensor) -> None:
-        """Append the next token of each sequence."""
-        if not sequences:
-            return
-        tokens, logprobs = choose(
-            logits,
-            [sequence.request.sampling for sequence in sequences],
-            [sequence.generated for sequence in sequences],
-            [sequence.generator for sequence in sequences],
-        )
-        for sequence, token, logprob in zip(sequences, tokens, logprobs, strict=True):
-            sequence.append(token, logprob, self.processor)
-
     def _retire(self, running: list[Running], results: dict[int, Result]) -> list[Running]:
         """Take out what has ended, and free its room."""
         alive = []
@@ -243,7 +188,7 @@ class PackedEngine:
                 alive.append(sequence)
                 continue
             results[sequence.place] = self._result(sequence)
-            self.budget.release(_cache(sequence))
+            self.budget.release(cache_of(sequence))
             self._drop_prefix(sequence)
         return alive
 
@@ -260,19 +205,61 @@ class PackedEngine:
             num_image_tokens=sum(sequence.media.image_tokens),
             image_sizes=sequence.media.sizes,
             grids=sequence.media.grids,
+            yes_no_margin=sequence.yes_no_margin,
         )
 
+    def _step_down(
+        self, undone: list[Running], running: list[Running], waiting: deque[Group], results: dict[int, Result]
+    ) -> None:
+        """Put requests whose step ran out of memory back in the queue, and make the next step smaller."""
+        for sequence in undone:
+            self.budget.release(cache_of(sequence))
+            self._drop_prefix(sequence)
+        alone = len(undone) == 1 and not running
+        for sequence in reversed(undone):
+            request = sequence.request
+            if alone:
+                lowered = fewer_tiles(sequence)
+                if lowered is None:
+                    error = ImageRefused(ImageReason.MEMORY, "out of memory alone on the device, with the fewest tiles")
+                    results[sequence.place] = refused(request, error)
+                    continue
+                request = lowered
+            # Alone in its group, so that it shares nothing with requests that did fit.
+            waiting.appendleft(Group(media_key(request), [(sequence.place, request)]))
+        self.batch_size = max(1, min((len(undone) + len(running)) // 2, self.batch_size))
+        self.prefill_tokens = max(1, self.prefill_tokens // 2)
+        self.tile_budget = max(1, self.tile_budget // 2)
+
     def _drop_prefix(self, sequence: Running) -> None:
-        """Free a shared prefix when the last request that uses it is done."""
+        """Free a shared prefix when the last request that uses it is done, or when filling it came to nothing."""
         prefix = sequence.prefix
-        if prefix is not None:
-            prefix.num_users -= 1
-            if prefix.num_users == 0 and prefix.cache is not None:
-                self.budget.release(prefix.cache)
-                prefix.cache = None
+        if prefix is None:
+            return
+        prefix.num_users -= 1
+        if prefix.cache is not None and (prefix.num_users == 0 or not prefix.filled):
+            self.budget.release(prefix.cache)
+            prefix.cache, prefix.filled = None, False
 
 
-def _cache(sequence: Running) -> SequenceCache:
-    """The cache of an admitted sequence."""
-    assert sequence.cache is not None
-    return sequence.cache
+def fewer_tiles(sequence: Running) -> Request | None:
+    """The same request with half the tiles in its largest grid; None where its images are base tiles already."""
+    most = max((grid.height * grid.width for grid in sequence.media.grids), default=0)
+    return replace(sequence.request, max_tiles=most // 2) if most else None
+
+
+def fits(step: Callable[[], None]) -> bool:
+    """Run a step; False if memory ran out, whose traceback, and the tensors that it holds, are gone by then."""
+    try:
+        step()
+    except (torch.OutOfMemoryError, MemoryError):
+        pass
+    except RuntimeError as error:
+        # What torch's allocator for the CPU raises has no class of its own.
+        if "can't allocate memory" not in str(error):
+            raise
+    else:
+        return True
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from llava_core.engine.results import refused, served
+from llava_core.engine.sampling import YesNo
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused, PromptRefused
 from llava_core.model import LLaVANeXT
@@ -26,6 +27,7 @@ class _LogprobRecorder(LogitsProcessor):
     """
 
     def __init__(self) -> None:
+        self.first: Tensor | None = None
         self._last: Tensor | None = None
         self._chosen: list[Tensor] = []
 
@@ -33,6 +35,7 @@ class _LogprobRecorder(LogitsProcessor):
         if self._last is not None:
             self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
         self._last = torch.log_softmax(scores.float(), dim=-1)
+        self.first = self._last if self.first is None else self.first
         return scores
 
     def logprobs(self, generated: Tensor) -> Tensor:
@@ -79,6 +82,7 @@ class ReferenceEngine:
         self.model = (model if device is None else model.to(device)).eval()
         self.processor = processor
         self.batch_size = batch_size
+        self._yes_no = YesNo(processor.encode_words)
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """Answer every request.
@@ -131,11 +135,11 @@ class ReferenceEngine:
                 logits_processor=LogitsProcessorList([recorder]),
             )
         logprobs = recorder.logprobs(generated)
-        return [
-            self._result(item, ids, row) for item, ids, row in zip(batch, generated.tolist(), logprobs, strict=True)
-        ]
+        assert recorder.first is not None
+        rows = zip(batch, generated.tolist(), logprobs, self._yes_no.margins(recorder.first), strict=True)
+        return [self._result(*row) for row in rows]
 
-    def _result(self, item: _Admitted, ids: list[int], logprobs: Tensor) -> Result:
+    def _result(self, item: _Admitted, ids: list[int], logprobs: Tensor, margin: float | None) -> Result:
         stop = next((i for i, token in enumerate(ids) if token in self.processor.stop_token_ids), None)
         kept = ids if stop is None else ids[: stop + 1]
         return served(
@@ -148,4 +152,5 @@ class ReferenceEngine:
             num_image_tokens=item.encoded.num_image_tokens,
             image_sizes=item.encoded.image_sizes,
             grids=item.encoded.image_grids,
+            yes_no_margin=margin,
         )

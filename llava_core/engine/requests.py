@@ -66,6 +66,8 @@ class Running:
     """Of each of them."""
     finish_reason: FinishReason | None = None
     """None while it runs."""
+    yes_no_margin: float | None = None
+    """Of the first token."""
     stop_at: int | None = None
     """Characters of its text before a stop string."""
     generator: torch.Generator | None = None

@@ -24,6 +24,7 @@ def served(
     num_image_tokens: int,
     image_sizes: Sequence[Size],
     grids: Sequence[Size],
+    yes_no_margin: float | None = None,
 ) -> Result:
     """The result of a request that has been answered; `logprobs` are those of `token_ids`, at least one."""
     return Result(
@@ -37,4 +38,5 @@ def served(
         min_logprob=min(logprobs),
         image_sizes=tuple(image_sizes),
         grids=tuple(grids),
+        yes_no_margin=yes_no_margin,
     )

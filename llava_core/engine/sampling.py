@@ -4,7 +4,7 @@ The order of the filters is transformers': repetition penalty, temperature, top-
 is of the distribution that the token was drawn from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +39,33 @@ def choose(
         if generator is not None:
             tokens[row] = torch.multinomial(logprobs[row].exp().cpu(), 1, generator=generator)[0]
     return tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+
+
+class YesNo:
+    """Reads how much more likely yes is than no from the logits of an answer's first token.
+
+    Args:
+        encode: text → token ids, without special tokens.
+    """
+
+    def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
+        self.yes = self._first_tokens(encode, "yes")
+        # A byte or a prefix that begins both words says nothing.
+        no = self._first_tokens(encode, "no")
+        self.yes, self.no = self.yes - no, no - self.yes
+
+    @staticmethod
+    def _first_tokens(encode: Callable[[str], Sequence[int]], word: str) -> set[int]:
+        spellings = [lead + form for lead in ("", " ") for form in (word, word.capitalize(), word.upper())]
+        space = {ids[0] for ids in (encode(" "),) if len(ids) == 1}
+        return {ids[0] for ids in map(encode, spellings) if len(ids)} - space
+
+    def margins(self, logits: Tensor) -> list[float | None]:
+        """log p(yes) − log p(no) for each row of float[B, V]; None without such tokens."""
+        if not self.yes or not self.no:
+            return [None] * logits.shape[0]
+        yes, no = (torch.logsumexp(logits[:, sorted(ids)].float(), dim=-1) for ids in (self.yes, self.no))
+        return list((yes - no).tolist())
 
 
 _GREEDY = SamplingConfig()

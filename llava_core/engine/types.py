@@ -83,10 +83,12 @@ class Result:
     """Mean natural-log probability of the generated tokens."""
     min_logprob: float | None = None
     """The least of them."""
+    yes_no_margin: float | None = None
+    """log p(yes) − log p(no) of the first token, spellings summed; None where the vocabulary has no such tokens."""
     image_sizes: tuple[Size, ...] = ()
     """Decoded sizes of the images."""
     grids: tuple[Size, ...] = ()
-    """Grid of tiles of each image; (0, 0) for a lone base tile."""
+    """Grid of tiles of each image; (0, 0) for a lone base tile. Less than asked for where memory ran out."""
     error: str | None = None
     """Reason code (`ImageReason`, `PromptReason`) if refused."""
     error_detail: str | None = None

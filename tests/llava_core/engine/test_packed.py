@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from llava_core.checkpoints import load_model, resolve_model
 from llava_core.engine import PackedEngine, ReferenceEngine, Request, Result, SamplingConfig
+from llava_core.engine.sampling import YesNo
 from llava_core.errors import ImageReason, PromptReason
 from llava_core.processor import LLaVAProcessor
 from llava_core.prompts import ask
 
+FLOATS = ("mean_logprob", "min_logprob", "yes_no_margin")
 QUESTIONS = (
     "What is in this picture?",
     "What is in this picture, and where?",
@@ -63,12 +65,11 @@ def assert_same(results: list[Result], expected: list[Result]) -> None:
     assert [result.request_id for result in results] == [result.request_id for result in expected]
     for result, wanted in zip(results, expected, strict=True):
         assert result.token_ids == wanted.token_ids, result.request_id
-        for name in ("mean_logprob", "min_logprob"):
+        for name in FLOATS:
             measured, exact = getattr(result, name), getattr(wanted, name)
             assert measured == (exact if exact is None else pytest.approx(exact, abs=2e-5))  # measured 2e-6
-        assert replace(result, mean_logprob=None, min_logprob=None) == replace(
-            wanted, mean_logprob=None, min_logprob=None
-        )
+        without = dict.fromkeys(FLOATS)
+        assert replace(result, **without) == replace(wanted, **without)
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,91 @@ def test_bad_images_refuse_every_request_about_them() -> None:
     requests = [Request(request_id=str(i), prompt=f"{i}?", images=(b"<html>",)) for i in range(3)]
     results = PackedEngine(MODEL, PROCESSOR).generate(requests)
     assert [result.error for result in results] == [ImageReason.NOT_IMAGE] * 3
+
+
+def test_deterministic_results_are_equal_to_the_last_bit_whatever_the_neighbours() -> None:
+    engine = PackedEngine(MODEL, PROCESSOR, deterministic=True, batch_size=6)
+    requests = [request for request in requests_of_every_kind() if request.request_id not in ("bad", "empty")]
+    together = engine.generate(requests)
+    for request, result in list(zip(requests, together, strict=True))[::3]:
+        fresh = PackedEngine(MODEL, PROCESSOR, deterministic=True, batch_size=6)
+        assert fresh.generate([request]) == [result]
+
+
+class Allocator:
+    """Fails as torch's allocator does while more than so many tokens, or tiles, are in one step."""
+
+    def __init__(self, engine: PackedEngine, max_tokens: int, max_tiles: int) -> None:
+        self.failures = 0
+        self.max_tokens, self.max_tiles = max_tokens, max_tiles
+        self.forward, self.encode = engine._runner._forward, engine.model.encode_images
+        engine._runner._forward = self.checked_forward  # type: ignore[method-assign]
+        engine.model.encode_images = self.checked_encode
+
+    def checked_forward(self, rows: Any, first_kept: int = 0) -> Any:
+        if sum(len(row.ids) for row in rows) > self.max_tokens:
+            self.failures += 1
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: 9")
+        return self.forward(rows, first_kept)
+
+    def checked_encode(self, tiles: Any, *rest: Any) -> Any:
+        if len(tiles) > self.max_tiles:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.encode(tiles, *rest)
+
+
+@pytest.fixture
+def keep_encode_images() -> Any:
+    yield
+    MODEL.__dict__.pop("encode_images", None)
+
+
+def test_out_of_memory_steps_down_and_answers_stay_the_same(expected: list[Result], keep_encode_images: None) -> None:
+    engine = PackedEngine(MODEL, PROCESSOR, batch_size=12)
+    # The longest prompt, 3 tokens of decoding, and the most tiles of one request just fit.
+    longest = max(result.num_prompt_tokens for result in expected)
+    allocator = Allocator(engine, max_tokens=longest, max_tiles=8)
+    assert_same(engine.generate(requests_of_every_kind()), expected)
+    assert allocator.failures > 1 and engine.batch_size < 12
+    assert engine.budget.used_bytes == 0
+    failures = allocator.failures
+    engine.generate(requests_of_every_kind()[:6])
+    assert allocator.failures == failures  # what fits is remembered
+
+
+def test_what_never_fits_loses_tiles_and_then_is_refused(keep_encode_images: None) -> None:
+    engine = PackedEngine(MODEL, PROCESSOR)
+    Allocator(engine, max_tokens=10**9, max_tiles=3)
+    sampling = SamplingConfig(max_new_tokens=4)
+    large = Request(request_id="large", prompt="What?", images=(photo(300, 310),), sampling=sampling)
+    text = Request(request_id="text", prompt="Say it.", sampling=sampling)
+    shrunk, beside = engine.generate([large, text])
+    assert PROCESSOR.load_media(large.images, (), None).grids == ((2, 2),)
+    assert shrunk.grids in (((1, 2),), ((2, 1),)) and shrunk.error is None
+    assert beside.error is None
+    assert shrunk.token_ids == ReferenceEngine(MODEL, PROCESSOR).generate([replace(large, max_tiles=2)])[0].token_ids
+    MODEL.__dict__.pop("encode_images", None)
+    engine = PackedEngine(MODEL, PROCESSOR)
+    Allocator(engine, max_tokens=10**9, max_tiles=0)
+    refused, beside = engine.generate([large, text])
+    assert (refused.error, beside.error) == (ImageReason.MEMORY, None)
+    assert engine.budget.used_bytes == 0
+
+
+def test_other_errors_are_not_taken_for_memory(keep_encode_images: None) -> None:
+    engine = PackedEngine(MODEL, PROCESSOR)
+    MODEL.encode_images = lambda *_: (_ for _ in ()).throw(RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        engine.generate([Request(request_id="a", prompt="What?", images=(photo(9, 30),))])
+
+
+def test_yes_no_margin_reads_the_first_tokens_logits() -> None:
+    yes_no = YesNo(lambda text: [ord(letter) for letter in text])
+    assert yes_no.yes == {ord("y"), ord("Y")} and yes_no.no == {ord("n"), ord("N")}
+    logits = torch.full((2, 128), -10.0)
+    logits[0, ord("Y")], logits[0, ord("y")], logits[0, ord("n")] = 2.0, 1.0, 0.5
+    logits[1, ord("N")] = 3.0
+    margins = yes_no.margins(logits)
+    assert margins[0] == pytest.approx(2.313262 - 0.5, abs=1e-4) and margins[1] is not None and margins[1] < -10
+    assert YesNo(lambda text: [7]).margins(logits) == [None, None]

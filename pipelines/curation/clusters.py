@@ -190,14 +190,13 @@ def _crowd(rows: pa.Table, near: NearConfig, capped: Hashes) -> pa.Table:
         found: NDArray[np.bool_] = same | (is_usable[member] & is_usable[leader] & (bits <= near.max_distance))
         return found
 
-    fixed = (origin != FRESH) | _numpy(rows["vetoed"])
+    vetoed = _numpy(rows["vetoed"])
+    fixed = (origin != FRESH) | vetoed
     leader = leaders(groups, fixed, matches)
     everyone = np.arange(len(rows))
     is_leader = leader == everyone
     flags = _own_flags(rows, capped)
-    free = np.isin(groups, groups[is_leader & ~fixed])
-    several = np.isin(groups, groups[is_leader & (everyone != np.searchsorted(groups, groups))])
-    flags[ClusterFlag.CHAIN_SPLIT] = free & several & is_usable
+    flags[ClusterFlag.CHAIN_SPLIT] = is_usable & _in_split_groups(groups, is_leader & ~vetoed, origin)
     flags[ClusterFlag.INDEXED] = origin[leader] == INDEX
     same_content = (content >= 0) & (content == content[leader])
     same_pixel = (pixel >= 0) & (pixel == pixel[leader])
@@ -216,6 +215,13 @@ def _crowd(rows: pa.Table, near: NearConfig, capped: Hashes) -> pa.Table:
         _flags(flags, len(rows)),
     ]
     return pa.table(columns, schema=CLUSTER).filter(pa.array(origin == FRESH))
+
+
+def _in_split_groups(groups: Hashes, heads: NDArray[np.bool_], origin: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which rows are in a group with several heads, at least one of them fresh: bool[N]."""
+    names, counts = np.unique(groups[heads], return_counts=True)
+    several: NDArray[np.bool_] = np.isin(groups, names[counts > 1]) & np.isin(groups, groups[heads & (origin == FRESH)])
+    return several
 
 
 def _cluster_ids(rows: pa.Table, leader: Indices, origin: NDArray[np.int8]) -> pa.ChunkedArray:

@@ -1,11 +1,11 @@
-"""Stage 2, `scores` → `clusters`: exact, near, and semantic duplicates, and contamination by evaluation images.
+"""Stage 2, `scores` → `clusters`: exact copies, near-duplicates, and contamination by evaluation images.
 
 `dedupe_table` does it in one process; `dedupe_dataset` does the same on Ray Data with the same arithmetic: one
 shuffle of hashes alone finds the pairs, the driver joins them into components, one shuffle of narrow rows by component
 finds the survivors. No actors, no state that a retried task could spoil, and no decision by arrival, so
 block order, retries and the number of nodes do not show in the result.
 
-What this does *not* do: read or commit tables (the flow), drop rows (`select`).
+What this does *not* do: read or commit tables (the flow), compare embeddings (`semantic_stage`), drop rows (`select`).
 """
 
 import logging
@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
-from pipelines.curation.blocks import BITS, Blocks, Hashes, finest_blocks
+from pipelines.curation.blocks import Blocks, Hashes
 from pipelines.curation.clusters import (
     FRESH,
     HASH_COLUMNS,
@@ -36,19 +36,16 @@ from pipelines.curation.clusters import (
     usable,
 )
 from pipelines.curation.components import component_labels
-from pipelines.curation.near import NearConfig, NearPairs, among, gather, near_pairs, search_slice, slices
+from pipelines.curation.near import NearConfig, NearPairs, among, near_pairs
+from pipelines.curation.near_stage import BATCH_ROWS, NO_HASHES, search_pairs, tables_of
 from pipelines.curation.survivors import SurvivorPolicy
 
 log = logging.getLogger(__name__)
 
 Labels = tuple[Hashes, Hashes]
 Finish = Callable[[int, pa.Table], pa.Table]
-NO_HASHES = np.empty(0, np.uint64)
-SLICE_HASHES = 2**20
-"""Hashes that one search task gets, about: 8 MiB, and a few times that while it works."""
 PARTITION_ROWS = 2**18
 """Narrow rows that one clustering task gets, about: 40 MB."""
-BATCH_ROWS = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +164,7 @@ def dedupe_dataset(
     fresh = _collect_fresh(parts[0]) if len(parts) > 1 else None
     size = sum(dataset.count() for dataset, _ in origins)
     blocks = config.near.blocks(size)
-    pairs = _search(_union(hashes), blocks, config.near, size, fresh)
+    pairs = search_pairs(_union(hashes), blocks, config.near, size, fresh)
     shared = ray.put((component_labels(pairs.left, pairs.right), pairs.full, fresh))
     partitions = -(-size // PARTITION_ROWS) or 1
     partition = partial(_partition, shared=shared, partitions=partitions)
@@ -225,69 +222,7 @@ def _collect_fresh(rows: Dataset) -> Hashes:
         return pa.table({"key": _unique_keys(batch)})
 
     found = rows.map_batches(keys, batch_format="pyarrow", batch_size=BATCH_ROWS)
-    return np.unique(np.concatenate([NO_HASHES, *(batch["key"].to_numpy() for batch in _tables(found))]))
-
-
-def _search(rows: Dataset, blocks: Blocks, config: NearConfig, size: int, fresh: Hashes | None) -> NearPairs:
-    """`near_pairs` on Ray."""
-    found = _search_tables(rows, blocks, config, size, fresh, last=False)
-    if not len(found.full):
-        return found
-    hashes = {"phash": found.full, "low_information": np.zeros(len(found.full), bool)}
-    full = ray.data.from_arrow(pa.table(hashes))
-    again = _search_tables(full, finest_blocks(blocks), config, len(found.full), fresh, last=True)
-    return gather([NearPairs(found.left, found.right, again.full), again])
-
-
-def _search_tables(
-    rows: Dataset, blocks: Blocks, config: NearConfig, size: int, fresh: Hashes | None, *, last: bool
-) -> NearPairs:
-    narrowest = min(blocks.key_bits(table) for table in range(len(blocks.tables)))
-    bits = min(max(0, int(np.ceil(np.log2(max(1, size) / SLICE_HASHES)))), narrowest, BITS // 4)
-    cut = partial(_cut, blocks=blocks, bits=bits)
-    search = partial(_search_group, blocks=blocks, config=config, bits=bits, last=last, fresh=ray.put(fresh))
-    found = (
-        rows.map_batches(cut, batch_format="pyarrow", batch_size=BATCH_ROWS)
-        .groupby("slice", num_partitions=len(blocks.tables) << bits)
-        .map_groups(search, batch_format="pyarrow")
-    )
-    return gather(_received(batch) for batch in _tables(found))
-
-
-def _tables(dataset: Dataset) -> Iterator[pa.Table]:
-    """Run a dataset and take its blocks to the driver, one at a time."""
-    for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-        assert isinstance(batch, pa.Table)
-        yield batch
-
-
-def _cut(batch: pa.Table, blocks: Blocks, bits: int) -> pa.Table:
-    """Hashes → one row for each slice of each table that they fall into: slice int64, hashes large_binary."""
-    hashes = np.unique(phashes(batch)[usable(batch)])
-    cut = [
-        (table << bits | number, part.tobytes())
-        for table in range(len(blocks.tables))
-        for number, part in slices(hashes, blocks, table, bits)
-    ]
-    names, parts = zip(*cut, strict=True) if cut else ((), ())
-    return pa.table({"slice": pa.array(names, pa.int64()), "hashes": pa.array(parts, pa.large_binary())})
-
-
-def _search_group(
-    group: pa.Table, blocks: Blocks, config: NearConfig, bits: int, last: bool, fresh: "ray.ObjectRef[Any]"
-) -> pa.Table:
-    """All rows of one slice → its pairs; a full bucket's hash has a null right side."""
-    table = group["slice"][0].as_py() >> bits
-    permuted = np.unique(np.concatenate([np.frombuffer(part.as_buffer(), np.uint64) for part in group["hashes"]]))
-    found = search_slice(permuted, table, blocks, config, ray.get(fresh), last=last)
-    right = pa.concat_arrays([pa.array(found.right), pa.nulls(len(found.full), pa.uint64())])
-    return pa.table({"left": np.concatenate([found.left, found.full]), "right": right})
-
-
-def _received(batch: pa.Table) -> NearPairs:
-    is_pair = batch["right"].is_valid()
-    pairs, full = batch.filter(is_pair), batch.filter(batch["right"].is_null())
-    return NearPairs(pairs["left"].to_numpy(), pairs["right"].to_numpy(), full["left"].to_numpy())
+    return np.unique(np.concatenate([NO_HASHES, *(batch["key"].to_numpy() for batch in tables_of(found))]))
 
 
 def _partition(batch: pa.Table, shared: "ray.ObjectRef[Any]", partitions: int) -> pa.Table:

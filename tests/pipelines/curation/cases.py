@@ -35,12 +35,14 @@ def planted(count: int, share: float, rng: np.random.Generator) -> tuple[NDArray
 
 
 def table(*rows: dict[str, object]) -> pa.Table:
-    """Narrow rows; what a row leaves out is of no importance: unique hashes, 10×10 pixels, source "s"."""
-    full = [
-        {
-            "uid": f"u{place}",
-            "content_hash": f"content {place:8}".encode(),
-            "pixel_hash": f"{place:8} pixels".encode(),
+    """Narrow rows; what a row leaves out does not matter: hashes like no other's, 10×10 pixels, source "s"."""
+    full = []
+    for place, row in enumerate(rows):
+        uid = row.get("uid", f"u{place}")
+        own = {
+            "uid": uid,
+            "content_hash": f"content of {uid}".encode(),
+            "pixel_hash": f"{uid}'s pixels".encode(),
             "phash": 0xA5A5_0000_0000_0000 + place * 0x0101_0101_0F0F,
             "low_information": False,
             "width": 10,
@@ -48,9 +50,7 @@ def table(*rows: dict[str, object]) -> pa.Table:
             "source": "s",
             "quality": None,
         }
-        | row
-        for place, row in enumerate(rows)
-    ]
+        full.append(own | row)
     types = {"phash": pa.uint64(), "content_hash": pa.binary(), "pixel_hash": pa.binary(), "quality": pa.float64()}
     columns = {name: pa.array([row[name] for row in full], types.get(name)) for name in full[0]}
     return pa.table(columns)

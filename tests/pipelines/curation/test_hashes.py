@@ -66,6 +66,7 @@ def test_low_information_of_real_images() -> None:
     for path in folder.rglob("*.*"):
         if path.suffix.lower() in {".png", ".jpg", ".jpeg"}:
             with Image.open(path) as opened:
+                opened.draft("RGB", (512, 512))
                 if phash(np.asarray(opened.convert("RGB"))).low_information:
                     flagged.add(path.name)
     assert flagged == {"image_417.png", "image_591.png"}

@@ -13,7 +13,7 @@ from pipelines.cli import Say
 from pipelines.fragments import Fragment, total_rows
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.finish import begin_record, finish, is_settled, say_settled, stale_fragments
-from pipelines.inference.job import CaptionJob, freeze
+from pipelines.inference.job import CaptionJob, freeze, missing_fragments
 from pipelines.inference.plan import say_plan
 from pipelines.inference.stage import stream_receipts
 from pipelines.parts import Receipt
@@ -56,14 +56,6 @@ def caption_corpus(config: CaptionConfig, say: Say) -> None:
         collect(stream_receipts(missing, job.spec, workers), job, missing, config.stall_timeout)
     seconds = time.monotonic() - started
     return finish(job, config, stale=stale, new_rows=to_do, seconds=seconds, say=say)
-
-
-def missing_fragments(job: CaptionJob) -> list[Fragment]:
-    """Those that are not yet in the table for this run."""
-    names = [fragment.fragment_id for fragment in job.fragments]
-    options = job.spec.storage_options
-    done = tables.committed_fragments(job.spec.table_uri, job.run_id, names, storage_options=options)
-    return [fragment for fragment in job.fragments if fragment.fragment_id not in done]
 
 
 def collect(receipts: Iterable[Receipt], job: CaptionJob, sent: Sequence[Fragment], stall_timeout: float) -> None:

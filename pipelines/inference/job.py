@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llava_core.checkpoints import read_config, resolve_model, revision
 from llava_core.errors import ConfigError
-from pipelines import record
+from pipelines import record, tables
 from pipelines.corpus import plan_corpus
 from pipelines.corpus_sources import normalise
 from pipelines.fragments import Fragment, total_rows
@@ -104,6 +104,14 @@ def freeze(config: CaptionConfig) -> CaptionJob:
         storage_options=options,
     )
     return CaptionJob(spec=spec, fragments=tuple(fragments), trained=model_config.trained)
+
+
+def missing_fragments(job: CaptionJob) -> list[Fragment]:
+    """Those that are not yet in the table for this run."""
+    names = [fragment.fragment_id for fragment in job.fragments]
+    options = job.spec.storage_options
+    done = tables.committed_fragments(job.spec.table_uri, job.run_id, names, storage_options=options)
+    return [fragment for fragment in job.fragments if fragment.fragment_id not in done]
 
 
 def name_run(settings: CaptionSettings, config: CaptionConfig) -> str:

@@ -1,6 +1,5 @@
 """`--plan`: run a sample, say what the whole would take, write nothing."""
 
-import math
 from collections.abc import Sequence
 
 from pipelines.cli import Say, render_lines
@@ -43,6 +42,6 @@ def sample_fragments(fragments: Sequence[Fragment]) -> list[Fragment]:
     sample, room = [], SAMPLE_ROWS
     # the shortest first, so that what they lack can come from the others
     for done, fragment in enumerate(sorted(chosen, key=lambda one: one.num_rows)):
-        sample.append(fragment.head(min(fragment.num_rows, math.ceil(room / (places - done)))))
+        sample.append(fragment.head(room // (places - done)))
         room -= sample[-1].num_rows
     return [one for one in sample if one.num_rows]

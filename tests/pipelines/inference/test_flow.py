@@ -1,0 +1,79 @@
+"""Receipts are committed in groups as they come, and whatever ends their stream, those that came are committed."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import StalledError
+from pipelines.inference import flow
+from pipelines.inference.config import CaptionConfig
+from pipelines.inference.job import CaptionJob, freeze
+from pipelines.parts import Receipt
+from tests.pipelines.inference.fakes import photo
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> CaptionJob:
+    """A job of one photo."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.jpg").write_bytes(photo(20, 30))
+    return freeze(CaptionConfig(input=(str(tmp_path / "photos"),), output=str(tmp_path / "out")))
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Fragments of each commit, in place of a table."""
+    made: list[list[str]] = []
+
+    def commit(uri: str, receipts: list[Receipt], **named: Any) -> None:
+        made.append([receipt.fragment_id for receipt in receipts])
+
+    monkeypatch.setattr("pipelines.tables.commit", commit)
+    monkeypatch.setattr(flow, "COMMIT_SECONDS", 1000.0)
+    return made
+
+
+def receipts(count: int) -> Iterator[Receipt]:
+    """Receipts of fragments f0, f1, …"""
+    for number in range(count):
+        yield Receipt(fragment_id=f"f{number}", run_id="r", files=(), ok=1, rejected={})
+
+
+def test_groups_of_eight_and_the_rest(job: CaptionJob, commits: list[list[str]]) -> None:
+    flow.collect(receipts(19), job, job.fragments, 60.0)
+    assert [len(group) for group in commits] == [8, 8, 3]
+    assert [name for group in commits for name in group] == [f"f{number}" for number in range(19)]
+
+
+def test_slow_receipts_do_not_wait_for_a_full_group(
+    job: CaptionJob, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "COMMIT_SECONDS", 0.0)
+    flow.collect(receipts(3), job, job.fragments, 60.0)
+    assert commits == [["f0"], ["f1"], ["f2"]]
+
+
+def test_what_came_before_a_failure_is_committed(job: CaptionJob, commits: list[list[str]]) -> None:
+    def failing() -> Iterator[Receipt]:
+        yield from receipts(3)
+        raise RuntimeError("the cluster is gone")
+
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        flow.collect(failing(), job, job.fragments, 60.0)
+    assert commits == [["f0", "f1", "f2"]]
+
+
+def test_a_stream_that_hangs_stalls_the_job_after_committing(job: CaptionJob, commits: list[list[str]]) -> None:
+    never = threading.Event()
+
+    def hanging() -> Iterator[Receipt]:
+        yield from receipts(2)
+        never.wait(30)
+
+    with pytest.raises(StalledError):
+        flow.collect(hanging(), job, job.fragments, 0.3)
+    never.set()
+    assert commits == [["f0", "f1"]]

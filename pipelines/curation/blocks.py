@@ -23,6 +23,14 @@ CANDIDATE_COST = 0.2
 GREATEST_TAKE = 4
 
 
+def distinct(hashes: Hashes) -> Hashes:
+    """uint64[M]: the different hashes, ascending. By sorting, which is several times faster than numpy's hash table."""
+    ordered = np.sort(hashes)
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
 @dataclass(frozen=True)
 class Blocks:
     """A cut of 64 bits into `count` blocks of nearly equal width, and tables for each choice of `take` of them.

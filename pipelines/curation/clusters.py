@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.curation.blocks import Hashes
+from pipelines.curation.blocks import Hashes, distinct
 from pipelines.curation.components import Indices, leaders
 from pipelines.curation.near import NearConfig, among
 from pipelines.curation.survivors import SurvivorPolicy, best_first
@@ -155,9 +155,10 @@ def cluster_rows(rows: pa.Table, groups: Hashes, near: NearConfig, policy: Survi
     Raises:
         TableError: a uid occurs twice in one group.
     """
-    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    ordered_keys = np.sort(groups)
+    repeated = distinct(ordered_keys[1:][ordered_keys[1:] == ordered_keys[:-1]])
     hashless = pc.and_(pc.is_null(rows["pixel_hash"]), pc.is_null(rows["content_hash"]))
-    alone = (counts[inverse] == 1) | (_numpy(hashless) & ~usable(rows))
+    alone = ~among(groups, repeated) | (_numpy(hashless) & ~usable(rows))
     parts = [_singles(rows.filter(pa.array(alone)), capped)]
     if not alone.all():
         crowd, crowd_groups = rows.filter(pa.array(~alone)), pa.array(groups[~alone])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
-from pipelines.curation.blocks import Blocks, Hashes
+from pipelines.curation.blocks import Blocks, Hashes, distinct
 from pipelines.curation.clusters import (
     FRESH,
     HASH_COLUMNS,
@@ -202,7 +202,7 @@ def _report(rows: int, blocks: Blocks, pairs: NearPairs, config: DedupeConfig) -
 
 
 def _unique_keys(rows: pa.Table) -> Hashes:
-    return np.unique(group_keys(rows, (NO_HASHES, NO_HASHES)))
+    return distinct(group_keys(rows, (NO_HASHES, NO_HASHES)))
 
 
 def _select(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -222,7 +222,7 @@ def _collect_fresh(rows: Dataset) -> Hashes:
         return pa.table({"key": _unique_keys(batch)})
 
     found = rows.map_batches(keys, batch_format="pyarrow", batch_size=BATCH_ROWS)
-    return np.unique(np.concatenate([NO_HASHES, *(batch["key"].to_numpy() for batch in tables_of(found))]))
+    return distinct(np.concatenate([NO_HASHES, *(batch["key"].to_numpy() for batch in tables_of(found))]))
 
 
 def _partition(batch: pa.Table, shared: "ray.ObjectRef[Any]", partitions: int) -> pa.Table:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_core.errors import ConfigError
-from pipelines.curation.blocks import BITS, Blocks, Hashes, choose_blocks, finest_blocks
+from pipelines.curation.blocks import BITS, Blocks, Hashes, choose_blocks, distinct, finest_blocks
 
 GREATEST_DISTANCE = 8
 WINDOW = 32
@@ -77,7 +77,7 @@ def gather(parts: Iterable[NearPairs]) -> NearPairs:
     left, right = left[order], right[order]
     first = np.ones(len(left), bool)
     first[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
-    return NearPairs(left[first], right[first], np.unique(np.concatenate([part.full for part in found])))
+    return NearPairs(left[first], right[first], distinct(np.concatenate([part.full for part in found])))
 
 
 def near_pairs(
@@ -100,7 +100,7 @@ def near_pairs(
         >>> pairs.left.tolist(), pairs.right.tolist(), pairs.distance.tolist()
         ([0, 0], [7, 9223372036854775808], [3, 1])
     """
-    unique = np.unique(hashes)
+    unique = distinct(hashes)
     blocks = blocks or config.blocks(len(unique))
     found = _search_tables(unique, blocks, config, fresh, last=False)
     if not len(found.full):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
-from pipelines.curation.blocks import BITS, Blocks, Hashes, finest_blocks
+from pipelines.curation.blocks import BITS, Blocks, Hashes, distinct, finest_blocks
 from pipelines.curation.clusters import phashes, usable
 from pipelines.curation.near import NearConfig, NearPairs, gather, search_slice, slices
 
@@ -72,7 +72,7 @@ def _search_tables(
 
 def _cut(batch: pa.Table, blocks: Blocks, bits: int) -> pa.Table:
     """Hashes → one row for each slice of each table that they fall into: slice int64, hashes large_binary."""
-    hashes = np.unique(phashes(batch)[usable(batch)])
+    hashes = distinct(phashes(batch)[usable(batch)])
     cut = [
         (table << bits | number, part.tobytes())
         for table in range(len(blocks.tables))
@@ -87,7 +87,7 @@ def _search_group(
 ) -> pa.Table:
     """All rows of one slice → its pairs; a full bucket's hash has a null right side."""
     table = group["slice"][0].as_py() >> bits
-    permuted = np.unique(np.concatenate([np.frombuffer(part.as_buffer(), np.uint64) for part in group["hashes"]]))
+    permuted = distinct(np.concatenate([np.frombuffer(part.as_buffer(), np.uint64) for part in group["hashes"]]))
     found = search_slice(permuted, table, blocks, config, ray.get(fresh), last=last)
     right = pa.concat_arrays([pa.array(found.right), pa.nulls(len(found.full), pa.uint64())])
     return pa.table({"left": np.concatenate([found.left, found.full]), "right": right})

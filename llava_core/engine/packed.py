@@ -10,6 +10,7 @@ Where memory runs out, the step is undone and tried again smaller: half the budg
 tiles of its images (the result's grids say so), and only then is it refused. What was found to fit is remembered.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from llava_core.engine.types import Request, Result
 from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
+
+log = logging.getLogger(__name__)
 
 PROVEN = ("llama", "mistral", "qwen2")
 """Language models whose attention is fully described by what `packed_attention` takes, and which tests compare."""
@@ -252,12 +255,12 @@ def fits(step: Callable[[], None]) -> bool:
     """Run a step; False if memory ran out, whose traceback, and the tensors that it holds, are gone by then."""
     try:
         step()
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         # What torch's allocator for the CPU raises has no class of its own.
-        if "can't allocate memory" not in str(error):
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not known:
             raise
+        log.warning("out of memory, the step is tried again smaller: %s", error)
     else:
         return True
     if torch.cuda.is_available():

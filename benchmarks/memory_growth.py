@@ -19,7 +19,7 @@ from PIL import Image
 from report import report
 
 from pipelines.inference.config import CaptionConfig
-from pipelines.inference.flow import caption_corpus
+from pipelines.inference.flow import run_job
 
 IMAGES = 10_000
 BAR_MB = 300
@@ -62,7 +62,7 @@ def main() -> int:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            caption_corpus(config, functools.partial(print, flush=True))
+            run_job(config, functools.partial(print, flush=True))
         finally:
             done.set()
             watcher.join()

@@ -11,14 +11,14 @@ import sys
 
 from pipelines import cli
 from pipelines.inference.config import CaptionConfig
-from pipelines.inference.flow import caption_corpus
+from pipelines.inference.flow import run_job
 
 
 def main() -> int:
     """Run the job that the command line describes, and return its exit code."""
     say = functools.partial(print, flush=True)
     config = cli.parse(CaptionConfig)
-    return cli.run(lambda: caption_corpus(config, say))
+    return cli.run(lambda: run_job(config, say))
 
 
 if __name__ == "__main__":

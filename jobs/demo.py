@@ -17,7 +17,7 @@ from PIL import Image
 from llava_core.images import decode_image
 from pipelines import cli
 from pipelines.inference import recipes
-from pipelines.inference.flow import caption_corpus
+from pipelines.inference.flow import run_job
 
 ROOT = Path("out/demo")
 PACKAGED = Path(skimage.data.__file__).parent
@@ -46,7 +46,7 @@ def main() -> int:
         if not (folder / name).exists() or (folder / name).read_bytes() != data:
             (folder / name).write_bytes(data)
     config = recipes.demo(photos=str(folder), output=str(ROOT / "captions"))
-    code = cli.run(lambda: caption_corpus(config, say))
+    code = cli.run(lambda: run_job(config, say))
     captions = DeltaTable(ROOT / "captions").to_pyarrow_table(columns=["uri", "text"], filters=[("status", "=", "ok")])
     for row in captions.sort_by("uri").slice(length=5).to_pylist():
         say(f"\n{Path(row['uri']).name}: {row['text']!r}")

@@ -32,6 +32,8 @@ class Accounts:
     """Reason code → rows in the table without one."""
     new_rows: int = 0
     """Rows that this call added; the others were there before."""
+    unit: str = "images"
+    """What a row is, for people."""
     seconds: float = 0.0
     """From the first fragment sent to the last one committed."""
 
@@ -137,4 +139,4 @@ def _pace(accounts: Accounts) -> str:
     if not accounts.new_rows:
         return "nothing was missing, so no row was made"
     rate = accounts.new_rows / max(accounts.seconds, 1e-9)
-    return f"{accounts.new_rows:,} rows in {duration(accounts.seconds)}, {rate:.1f} images/s"
+    return f"{accounts.new_rows:,} rows in {duration(accounts.seconds)}, {rate:.1f} {accounts.unit}/s"

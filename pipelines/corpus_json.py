@@ -84,10 +84,11 @@ def _first_byte(handle: BinaryIO) -> bytes:
 
 def _spans(handle: BinaryIO, lines: bool) -> Iterator[Span]:
     scan: Callable[[Iterator[tuple[int, bytes]]], Iterator[Span]] = scan_lines if lines else scan_list
-    return scan(_chunks(handle))
+    return scan(chunks_of(handle))
 
 
-def _chunks(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def chunks_of(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of a file, read a few MiB at a time."""
     offset = 0
     while chunk := handle.read(CHUNK):
         yield offset, chunk

@@ -1,8 +1,8 @@
-"""Why a reader of corpora rejected a row or a whole file: one closed enum.
+"""Why a reader of corpora rejected a row or a whole file, and why a question could not be asked: closed enums.
 
-Two reasons live elsewhere, because other rooms give them too: those of an image (`llava_core.errors.ImageReason`, of
-which readers give `BAD_BASE64`) and of a prompt. `pipelines.reasons` joins the three. Where a word is in several enums
-it means the same. This module decides nothing; it only names.
+Two kinds of reasons live elsewhere, because other rooms give them too: those of an image
+(`llava_core.errors.ImageReason`, of which readers give `BAD_BASE64`) and of a prompt. `pipelines.reasons` joins all.
+Where a word is in several enums it means the same. This module decides nothing; it only names.
 """
 
 from enum import StrEnum
@@ -51,3 +51,14 @@ class CorpusReason(StrEnum):
     """Turns in a form that no reader knows."""
     SCHEME = "SCHEME"
     """A URI whose scheme or place is not allowed for this corpus."""
+
+
+class QuestionReason(StrEnum):
+    """Why a question was rejected before any image was looked at, where no other enum has a word for it.
+
+    Those that have: `DUP_KEY` (a question id that is taken), `EMPTY_TEXT` (nothing is asked), `TOKEN_MISMATCH` (other
+    images than places for them), `SCHEMA`, `BAD_JSON`, `NULL_FIELD` (a column that the prompt needs is empty).
+    """
+
+    UNKNOWN_IMAGE = "UNKNOWN_IMAGE"
+    """The question names no image of the corpus, or several."""

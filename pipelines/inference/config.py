@@ -1,4 +1,4 @@
-"""Settings of the captioning job; its command line is made from them.
+"""Settings of the jobs that run a model over a corpus; their command lines are made from them.
 
 What this does *not* do: look at the corpus, the model or the cluster (`flow` does, before any work starts).
 """
@@ -12,8 +12,10 @@ import tyro
 from llava_core.config import check_at_least, check_choice
 from llava_core.engine.types import SamplingConfig
 from llava_core.errors import ConfigError
+from llava_core.resolution import Resolution, Task
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
-from pipelines.inference.resolution import Resolution, Task
+from pipelines.inference.caption import CaptionInquiry
+from pipelines.inference.inquiry import Inquiry
 from pipelines.runtime import Node
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -21,8 +23,8 @@ DEFAULT_PROMPT = "Describe this image in detail."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionConfig:
-    """Caption every image of a corpus into a Delta table."""
+class InferenceConfig:
+    """What all of them have in common."""
 
     input: tuple[str, ...]
     """Folders, Parquet files, WebDataset tars, JSONL or LLaVA JSON; local paths, s3:// or gs:// URIs."""
@@ -32,10 +34,8 @@ class CaptionConfig:
     """"tiny" (embedded), a local checkpoint folder, or a hub name."""
     model_revision: str | None = None
     """Revision of a hub name: a commit, tag or branch; the newest if left out."""
-    prompt: str = DEFAULT_PROMPT
-    """What the model is asked about each image."""
     max_new_tokens: int = 256
-    """Most tokens of one caption."""
+    """Most tokens of one reply."""
     temperature: float = 0.0
     """0 is greedy; above, tokens are drawn."""
     top_p: float = 1.0
@@ -47,7 +47,7 @@ class CaptionConfig:
     resolution: Resolution = "auto"
     """Tiles of an image: low 0, medium up to 2, high all that the model was trained with; "auto" asks the task."""
     task: Task = "caption"
-    """What the captions are for, when the resolution is "auto": tasks that read text take every tile, "general" lets
+    """What the replies are for, when the resolution is "auto": tasks that read text take every tile, "general" lets
     each image decide."""
     limit: int | None = None
     """Stop after this many rows of the corpus; all if left out."""
@@ -74,20 +74,25 @@ class CaptionConfig:
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise ConfigError("input is empty; expected at least one folder, file or URI to caption")
-        for name in ("output", "model", "prompt"):
+            raise ConfigError("input is empty; expected at least one folder, file or URI of images")
+        for name in ("output", "model"):
             if not str(getattr(self, name)).strip():
                 raise ConfigError(f"{name} is empty; expected text")
-        check_choice("caption", "resolution", self.resolution, get_args(Resolution))
-        check_choice("caption", "task", self.task, get_args(Task))
-        check_choice("caption", "dtype", self.dtype, get_args(Dtype))
+        check_choice("config", "resolution", self.resolution, get_args(Resolution))
+        check_choice("config", "task", self.task, get_args(Task))
+        check_choice("config", "dtype", self.dtype, get_args(Dtype))
         for name in ("limit", "num_workers", "batch_size"):
-            check_at_least("caption", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
+            check_at_least("config", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         for name in ("max_tiles", "gpus_per_worker"):
-            check_at_least("caption", name, getattr(self, name) or 0, 0)
+            check_at_least("config", name, getattr(self, name) or 0, 0)
         if self.stall_timeout <= 0:
-            raise ConfigError(f"caption.stall_timeout is {self.stall_timeout}; expected more than 0 seconds")
+            raise ConfigError(f"config.stall_timeout is {self.stall_timeout}; expected more than 0 seconds")
         _ = self.sampling
+
+    @property
+    def inquiry(self) -> Inquiry:
+        """What is asked."""
+        raise NotImplementedError
 
     def gpus_for(self, cluster: Sequence[Node]) -> float:
         """GPUs of each engine on a cluster."""
@@ -101,3 +106,21 @@ class CaptionConfig:
         return SamplingConfig(
             max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionConfig(InferenceConfig):
+    """Caption every image of a corpus into a Delta table."""
+
+    prompt: str = DEFAULT_PROMPT
+    """What the model is asked about each image."""
+
+    def __post_init__(self) -> None:
+        InferenceConfig.__post_init__(self)
+        if not self.prompt.strip():
+            raise ConfigError("prompt is empty; expected text")
+
+    @property
+    def inquiry(self) -> CaptionInquiry:
+        """The prompt."""
+        return CaptionInquiry(prompt=self.prompt)

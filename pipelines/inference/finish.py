@@ -9,17 +9,17 @@ import ray
 from pipelines import accounts, record, tables, upkeep
 from pipelines.accounts import Counts, check_accounts
 from pipelines.cli import Accounts, Say, render_accounts
-from pipelines.inference.config import CaptionConfig
+from pipelines.inference.config import InferenceConfig
 from pipelines.inference.gallery import write_gallery
-from pipelines.inference.job import CaptionJob
+from pipelines.inference.job import InferenceJob, missing_works
+from pipelines.inference.work import total_rows
 from pipelines.record import RunRecord
 from pipelines.storage import is_local, join_uri
-from schemas.caption import CAPTION
 
 GALLERY = "gallery.html"
 
 
-def stale_fragments(job: CaptionJob) -> set[str]:
+def stale_fragments(job: InferenceJob) -> set[str]:
     """Fragments in the table whose file has changed or gone since an earlier call with the same settings."""
     spec = job.spec
     earlier = RunRecord.read(spec.table_uri, job.run_id, spec.storage_options)
@@ -27,24 +27,24 @@ def stale_fragments(job: CaptionJob) -> set[str]:
     return tables.committed_fragments(spec.table_uri, job.run_id, stale, storage_options=spec.storage_options)
 
 
-def is_settled(job: CaptionJob, *, overwrite: bool) -> bool:
+def is_settled(job: InferenceJob, *, overwrite: bool) -> bool:
     """Whether an earlier call brought this very plan to its end, so that there is nothing left to do."""
     earlier = RunRecord.read(job.spec.table_uri, job.run_id, job.spec.storage_options)
     return earlier is not None and earlier.status == "complete" and not (overwrite and other_runs(job))
 
 
-def say_settled(job: CaptionJob, say: Say) -> None:
+def say_settled(job: InferenceJob, say: Say) -> None:
     """Show the counts of a run that is complete already."""
     _close(job, count(job), new_rows=0, seconds=0.0, say=say)
 
 
-def begin_record(job: CaptionJob, config: CaptionConfig) -> None:
+def begin_record(job: InferenceJob, config: InferenceConfig) -> None:
     """Write down what is about to be committed; what earlier calls planned stays, until its rows are out."""
     _write_record(job, config, status="running", counts={})
 
 
 def finish(
-    job: CaptionJob, config: CaptionConfig, *, stale: Collection[str], new_rows: int, seconds: float, say: Say
+    job: InferenceJob, config: InferenceConfig, *, stale: Collection[str], new_rows: int, seconds: float, say: Say
 ) -> None:
     """Take out what no longer belongs, show the result, and hold it to the number of rows that went in.
 
@@ -55,7 +55,7 @@ def finish(
     options = spec.storage_options
     if stale:
         report = tables.commit(
-            spec.table_uri, (), run_id=job.run_id, schema=CAPTION, stale=stale, storage_options=options
+            spec.table_uri, (), run_id=job.run_id, schema=spec.inquiry.schema, stale=stale, storage_options=options
         )
         say(f"{len(report.withdrawn)} fragment(s) of files that changed or went were taken out")
     for other in sorted(other_runs(job)) if config.overwrite else ():
@@ -65,21 +65,32 @@ def finish(
     remote: Any = ray.remote(num_cpus=0)
     page = join_uri(spec.table_uri, GALLERY)
     # on a worker, because it decodes images
-    ray.get(remote(write_gallery).remote(page, job.fragments, spec, counts, trained=job.trained))
-    complete = counts.rows == job.rows_in
+    ray.get(remote(write_gallery).remote(page, job.works, spec, counts, trained=job.trained))
+    complete = counts.rows == rows_in(job, counts)
     out = {"ok": counts.ok, **counts.rejected}
     _write_record(job, config, status="complete" if complete else "failed", counts=out)
     _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)
 
 
-def count(job: CaptionJob) -> Counts:
+def count(job: InferenceJob) -> Counts:
     """Count today's fragments in the table."""
-    names = {fragment.fragment_id for fragment in job.fragments}
+    names = {work.work_id for work in job.works}
     spec = job.spec
     return accounts.counts(spec.table_uri, job.run_id, fragment_ids=names, storage_options=spec.storage_options)
 
 
-def other_runs(job: CaptionJob) -> set[str]:
+def rows_in(job: InferenceJob, counts: Counts) -> int:
+    """Return how many rows have to be in the table.
+
+    Where only the rows of the corpus know it, it is what came of the work that is in the table, at least one row for
+    each of the corpus, and what the rest would be at the least.
+    """
+    if job.exact:
+        return job.rows_in
+    return max(job.rows_in, counts.rows + total_rows(missing_works(job)))
+
+
+def other_runs(job: InferenceJob) -> set[str]:
     """Runs in the table besides this one, as far as its files tell them apart."""
     table = tables.open_table(job.spec.table_uri, job.spec.storage_options)
     files = accounts.files(table) if table else ()
@@ -87,19 +98,23 @@ def other_runs(job: CaptionJob) -> set[str]:
 
 
 def _write_record(
-    job: CaptionJob, config: CaptionConfig, *, status: Literal["running", "complete", "failed"], counts: dict[str, int]
+    job: InferenceJob,
+    config: InferenceConfig,
+    *,
+    status: Literal["running", "complete", "failed"],
+    counts: dict[str, int],
 ) -> None:
     spec = job.spec
     earlier = RunRecord.read(spec.table_uri, job.run_id, spec.storage_options)
     fragments = record.merged_fragments(earlier, job.planned, finished=status == "complete")
     RunRecord(
         run_id=job.run_id,
-        job="caption_corpus",
+        job=spec.inquiry.job,
         settings=dataclasses.asdict(config) | {"model_revision": spec.settings.model_revision},
         seeds={"sampling": config.seed},
         versions=record.run_versions(),
         fragments=fragments,
-        rows_in=job.rows_in,
+        rows_in=sum(counts.values()) if status == "complete" else job.rows_in,
         counts=counts,
         status=status,
         started=earlier.started if earlier and status != "running" else record.now_utc(),
@@ -107,7 +122,7 @@ def _write_record(
     ).write(spec.table_uri, spec.storage_options)
 
 
-def _close(job: CaptionJob, counts: Counts, *, new_rows: int, seconds: float, say: Say) -> None:
+def _close(job: InferenceJob, counts: Counts, *, new_rows: int, seconds: float, say: Say) -> None:
     """Say the closing table, then raise if it does not add up."""
     uri = job.spec.table_uri
     gallery = join_uri(uri, GALLERY)
@@ -117,8 +132,14 @@ def _close(job: CaptionJob, counts: Counts, *, new_rows: int, seconds: float, sa
         "deltalake": f'DeltaTable("{uri}").to_pandas()',
         "polars": f'pl.read_delta("{uri}").filter(pl.col("run_id") == "{job.run_id}")',
     }
+    wanted = rows_in(job, counts)
     figures = Accounts(
-        rows_in=job.rows_in, ok=counts.ok, rejected=counts.rejected, new_rows=new_rows, seconds=seconds
+        rows_in=wanted,
+        ok=counts.ok,
+        rejected=counts.rejected,
+        new_rows=new_rows,
+        seconds=seconds,
+        unit=job.spec.inquiry.unit,
     )
     say(render_accounts(figures, places))
-    check_accounts(counts, job.rows_in)
+    check_accounts(counts, wanted)

@@ -1,6 +1,6 @@
 """`gallery.html`: a sample of a run, to look at the result.
 
-Captions are read back from the table, images from the corpus they came from; which ones is decided by hashes, so the
+Replies are read back from the table, images from the corpus they came from; which ones is decided by hashes, so the
 same table gives the same page. What this does *not* do: run on the driver (`finish` sends it to a worker, because it
 decodes images), or draw the page (`gallery_page`).
 """
@@ -19,50 +19,55 @@ from llava_core.errors import ImageRefused
 from llava_core.images import decode_image
 from pipelines.accounts import Counts
 from pipelines.corpus import read_fragment
-from pipelines.fragments import Fragment, InputChanged, make_fragment, total_rows
+from pipelines.fragments import Fragment, InputChanged, make_fragment
 from pipelines.inference.gallery_page import Card, Rejection, render_page
 from pipelines.inference.stage import StageSpec, corpus_options
+from pipelines.inference.work import Work, total_rows
 from pipelines.storage import write_bytes
 from pipelines.tables import open_table
 
 log = logging.getLogger(__name__)
 
-MAX_CAPTIONS, MAX_REJECTIONS = 200, 100
+MAX_REPLIES, MAX_REJECTIONS = 200, 100
 MAX_FRAGMENTS = 25
-"""Captioned images come from at most this many fragments, so that a large corpus is not read again."""
+"""Images come from at most this many fragments, so that a large corpus is not read again."""
 THUMBNAIL_SIDE = 480
 """Longest side of a thumbnail, pixels: about twice what a card shows."""
-_CAPTION_COLUMNS = [
-    *("uid", "uri", "fragment_id", "text", "num_image_tokens", "num_output_tokens", "mean_logprob"),
+_COLUMNS = [
+    *("uid", "uri", "fragment_id", "num_image_tokens", "num_output_tokens", "mean_logprob"),
     *("grid_rows", "grid_cols", "image_height", "image_width"),
 ]
 
 
-def write_gallery(uri: str, fragments: Sequence[Fragment], spec: StageSpec, counts: Counts, *, trained: bool) -> None:
+def write_gallery(uri: str, works: Sequence[Work], spec: StageSpec, counts: Counts, *, trained: bool) -> None:
     """Draw the page of a run and write it.
 
     Args:
         uri: of the page.
-        fragments: the frozen corpus.
+        works: all of the run.
         spec: of the run's stage.
         counts: of the run.
         trained: False puts a warning on top.
     """
-    settings = spec.settings
-    chosen = {one.fragment_id: one for one in heapq.nsmallest(MAX_FRAGMENTS, fragments, key=_fragment_order)}
-    captions = _sample(spec, "ok", _CAPTION_COLUMNS, set(chosen), MAX_CAPTIONS)
-    names = {one.fragment_id for one in fragments}
+    settings, inquiry = spec.settings, spec.inquiry
+    chosen = {one.work_id: one.fragment for one in heapq.nsmallest(MAX_FRAGMENTS, works, key=_work_order)}
+    replies = _sample(spec, "ok", [*_COLUMNS, *inquiry.shown_columns], set(chosen), MAX_REPLIES)
+    names = {one.work_id for one in works}
     rejected = _sample(spec, "rejected", ["uid", "uri", "fragment_id", "error", "error_detail"], names, MAX_REJECTIONS)
-    thumbnails = _thumbnails(captions, chosen, spec)
+    thumbnails = _thumbnails(replies, chosen, spec)
     page = render_page(
-        title="Captions",
-        lead=f"“{settings.prompt}” asked of {settings.model} (revision {settings.model_revision}); "
+        title=inquiry.title,
+        lead=f"{inquiry.lead} asked of {settings.model} (revision {settings.model_revision}); "
         f"run {settings.run_id} in {spec.table_uri}",
-        note=None if trained else "This model is not trained: its weights are random, and its captions are noise.",
-        counts={"rows in": total_rows(fragments), "ok": counts.ok, "rejected": sum(counts.rejected.values())},
+        note=None if trained else "This model is not trained: its weights are random, and its replies are noise.",
+        counts={
+            "rows in": max(counts.rows, total_rows(works)),
+            "ok": counts.ok,
+            "rejected": sum(counts.rejected.values()),
+        },
         cards=[
-            Card(name=row["uri"], text=row["text"], facts=_facts(row), thumbnail=thumbnails.get(row["uid"]))
-            for row in captions
+            Card(name=row["uri"], text=inquiry.show(row), facts=_facts(row), thumbnail=thumbnails.get(row["uid"]))
+            for row in replies
         ],
         rejections=[
             Rejection(name=row["uri"], reason=row["error"], detail=row["error_detail"] or "") for row in rejected
@@ -131,8 +136,8 @@ def _facts(row: dict[str, Any]) -> str:
     return f"{size}, {grid}, {tokens}, mean logprob {row['mean_logprob']:.2f}"
 
 
-def _fragment_order(fragment: Fragment) -> bytes:
-    return _hash(fragment.fragment_id)
+def _work_order(work: Work) -> bytes:
+    return _hash(work.work_id)
 
 
 def _hash(text: str) -> bytes:

@@ -47,12 +47,12 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One captioned image."""
+    """One image and its reply."""
 
     name: str
     """Where it came from."""
     text: str
-    """Its caption."""
+    """The reply."""
     facts: str
     """A short line of figures."""
     thumbnail: bytes | None
@@ -61,7 +61,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
-    """One row without a caption."""
+    """One row without a reply."""
 
     name: str
     """Where it came from."""
@@ -83,18 +83,18 @@ def render_page(
     """Write the page.
 
     Args:
-        title: heading, and the browser's title.
+        title: heading of the page and of the cards, and the browser's title.
         lead: what was run, in a sentence.
         note: a warning that a reader must see first, if any.
         counts: label → figure, in the order shown; the label "rejected" is marked when it is not zero.
-        cards: captioned images, in the order shown.
-        rejections: rows without a caption, in the order shown.
+        cards: images with their replies, in the order shown.
+        rejections: rows without a reply, in the order shown.
 
     Returns:
         HTML that needs no other file.
     """
     escape = html.escape
-    shown = f"Captions ({len(cards):,} of {counts.get('ok', len(cards)):,} shown)"
+    shown = f"{escape(title)} ({len(cards):,} of {counts.get('ok', len(cards)):,} shown)"
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
@@ -119,7 +119,7 @@ def _card(card: Card) -> str:
     name = html.escape(card.name)
     source = base64.b64encode(card.thumbnail).decode() if card.thumbnail else ""
     image = f'<img loading="lazy" alt="{name}" src="data:image/jpeg;base64,{source}">' if source else ""
-    text = html.escape(card.text) or "<em>(an empty caption)</em>"
+    text = html.escape(card.text) or "<em>(nothing)</em>"
     facts = html.escape(card.facts)
     return f'<figure>{image}<figcaption><p>{text}</p><span class="facts">{name}<br>{facts}</span></figcaption></figure>'
 

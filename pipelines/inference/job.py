@@ -1,37 +1,44 @@
-"""A captioning job, settled before any cluster work: which model, which rows, and what the run is called.
+"""A job, settled before any cluster work: which model, which rows, what is asked, and what the run is called.
 
 What this does *not* do: start Ray or write anything (`flow`).
 """
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_core.checkpoints import read_config, resolve_model, revision
 from llava_core.errors import ConfigError
+from llava_core.resolution import choose_resolution
 from pipelines import record, tables
-from pipelines.corpus import plan_corpus
+from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_sources import normalise
-from pipelines.fragments import Fragment, total_rows
-from pipelines.inference.caption import STAGE_VERSION, CaptionSettings
-from pipelines.inference.config import CaptionConfig
-from pipelines.inference.resolution import choose_resolution
+from pipelines.fragments import CorpusRow, Fragment
+from pipelines.inference.config import InferenceConfig
+from pipelines.inference.inquiry import Inquiry
+from pipelines.inference.rows import RunSettings
 from pipelines.inference.stage import StageSpec, corpus_options
+from pipelines.inference.work import Work, total_rows
 from pipelines.storage import is_local, local_path, storage_options
 
 CHUNK_BATCHES = 4
 """Batches of an engine whose images are in a worker's memory at once: enough to sort them by length."""
+HEAD_ROWS, HEAD_FRAGMENTS = 8, 3
+"""Rows that are read to see which columns there are, and fragments they may come from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionJob:
+class InferenceJob:
     """What the driver knows before it starts."""
 
     spec: StageSpec
     """What workers need."""
-    fragments: tuple[Fragment, ...]
-    """The frozen corpus."""
+    works: tuple[Work, ...]
+    """The frozen corpus, and what is asked about it."""
+    sources: tuple[str, ...]
+    """All inputs, normalised."""
     trained: bool
     """False for a model of random weights."""
 
@@ -42,26 +49,31 @@ class CaptionJob:
 
     @property
     def rows_in(self) -> int:
-        """Rows of the frozen corpus."""
-        return total_rows(self.fragments)
+        """Rows that have to come out; at least so many if not `exact`."""
+        return total_rows(self.works)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the plan knows how many rows have to come out; the corpus' own rows may say it."""
+        return all(work.exact for work in self.works)
 
     @property
     def planned(self) -> Mapping[str, list[str]]:
-        """Fragment ids by input."""
-        planned: dict[str, list[str]] = {}
-        for fragment in self.fragments:
-            planned.setdefault(normalise(fragment.source), []).append(fragment.fragment_id)
+        """Ids of work by input."""
+        planned: dict[str, list[str]] = {source: [] for source in self.sources}
+        for work in self.works:
+            planned.setdefault(normalise(work.fragment.source), []).append(work.work_id)
         return planned
 
     @property
     def model_line(self) -> str:
-        """Which model it is, and whether its captions mean anything."""
+        """Which model it is, and whether its replies mean anything."""
         settings = self.spec.settings
-        warning = "" if self.trained else ": NOT TRAINED, its weights are random and its captions are noise"
+        warning = "" if self.trained else ": NOT TRAINED, its weights are random and its replies are noise"
         return f"model {settings.model} (revision {settings.model_revision}){warning}"
 
 
-def freeze(config: CaptionConfig) -> CaptionJob:
+def freeze(config: InferenceConfig) -> InferenceJob:
     """Settle a job: find the model, list the corpus, name the run.
 
     Raises:
@@ -73,8 +85,9 @@ def freeze(config: CaptionConfig) -> CaptionJob:
     if model_config.text is None:
         raise ConfigError(f"--model {config.model} has no language model; expected one that can answer a prompt")
     table_uri = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
-    options = _storage_options(config, table_uri)
-    remote = next((uri for uri in config.input if not is_local(uri)), "")
+    inquiry = config.inquiry
+    options = _storage_options(config, inquiry, table_uri)
+    remote = next((uri for uri in (*config.input, *inquiry.sources) if not is_local(uri)), "")
     fragments = plan_corpus(
         config.input,
         limit=config.limit,
@@ -82,11 +95,12 @@ def freeze(config: CaptionConfig) -> CaptionJob:
         columns=config.columns,
         settings=config.corpus,
     )
-    settings = CaptionSettings(
+    works = inquiry.plan(fragments, options=corpus_options(remote, options), limited=config.limit is not None)
+    inquiry.check(works, lambda: _head(fragments, config, options))
+    settings = RunSettings(
         run_id="",
         model=config.model,
         model_revision=revision(folder),
-        prompt=config.prompt,
         sampling=config.sampling,
         resolution=choose_resolution(config.resolution, config.task),
         max_tiles=config.max_tiles,
@@ -94,7 +108,8 @@ def freeze(config: CaptionConfig) -> CaptionJob:
         chunk_rows=config.batch_size * CHUNK_BATCHES,
     )
     spec = StageSpec(
-        settings=dataclasses.replace(settings, run_id=name_run(settings, config)),
+        settings=dataclasses.replace(settings, run_id=name_run(settings, inquiry, config)),
+        inquiry=inquiry,
         model=_findable(config.model, folder),
         dtype=config.dtype,
         batch_size=config.batch_size,
@@ -103,25 +118,39 @@ def freeze(config: CaptionConfig) -> CaptionJob:
         table_uri=table_uri,
         storage_options=options,
     )
-    return CaptionJob(spec=spec, fragments=tuple(fragments), trained=model_config.trained)
+    sources = (*map(normalise, config.input), *inquiry.sources)
+    return InferenceJob(spec=spec, works=tuple(works), sources=sources, trained=model_config.trained)
 
 
-def missing_fragments(job: CaptionJob) -> list[Fragment]:
+def _head(fragments: Sequence[Fragment], config: InferenceConfig, options: dict[str, str]) -> Iterator[CorpusRow]:
+    """Read the first few rows, so that a column that nobody has is found out before any work."""
+    for fragment in fragments[:HEAD_FRAGMENTS]:
+        rows = read_fragment(
+            fragment.head(HEAD_ROWS),
+            storage_options=corpus_options(fragment.root, options),
+            columns=config.columns,
+            settings=config.corpus,
+        )
+        yield from itertools.islice(rows, HEAD_ROWS)
+
+
+def missing_works(job: InferenceJob) -> list[Work]:
     """Those that are not yet in the table for this run."""
-    names = [fragment.fragment_id for fragment in job.fragments]
+    names = [work.work_id for work in job.works]
     options = job.spec.storage_options
     done = tables.committed_fragments(job.spec.table_uri, job.run_id, names, storage_options=options)
-    return [fragment for fragment in job.fragments if fragment.fragment_id not in done]
+    return [work for work in job.works if work.work_id not in done]
 
 
-def name_run(settings: CaptionSettings, config: CaptionConfig) -> str:
+def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -> str:
     """Name a run by everything that changes a row, and nothing else.
 
     Not in it: the inputs (a corpus that grows stays the same run), the batch size, the workers. `--limit` is in it,
     because it cuts a fragment, whose rows would then be in the table twice.
     """
     identity = dataclasses.asdict(settings) | {
-        "stage": ["caption", STAGE_VERSION],
+        "stage": [inquiry.job, inquiry.version],
+        "inquiry": inquiry.identity(),
         "corpus": dataclasses.asdict(config.corpus),
         "columns": dataclasses.asdict(config.columns),
         "dtype": config.dtype,
@@ -130,9 +159,10 @@ def name_run(settings: CaptionSettings, config: CaptionConfig) -> str:
     return record.run_id({name: value for name, value in identity.items() if name not in ("run_id", "chunk_rows")})
 
 
-def _storage_options(config: CaptionConfig, table_uri: str) -> dict[str, str]:
+def _storage_options(config: InferenceConfig, inquiry: Inquiry, table_uri: str) -> dict[str, str]:
     """Of the first input or output that needs any: one set of keys reaches all stores of a job."""
-    return next((found for uri in (table_uri, *config.input) if (found := storage_options(uri))), {})
+    uris = (table_uri, *config.input, *inquiry.sources)
+    return next((found for uri in uris if (found := storage_options(uri))), {})
 
 
 def _findable(model: str, folder: Path) -> str:

@@ -1,19 +1,19 @@
-"""The captioning stage as Ray sees it: a thin actor around `caption.caption_rows`, and the stream of its receipts.
+"""The stage as Ray sees it: a thin actor around `rows.generate_rows`, and the stream of its receipts.
 
-A fragment travels to an actor as JSON, a receipt comes back as JSON; images, prompts and rows never pass the object
-store or the driver. What this does *not* do: commit (`flow`), or decide how many actors there are (`runtime`).
+A piece of work travels to an actor as JSON, a receipt comes back as JSON; images and rows never pass the object store
+or the driver. What this does *not* do: commit (`flow`), or decide how many actors there are (`runtime`).
 """
 
 import dataclasses
-import itertools
 import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray.data
 import torch
 
@@ -24,12 +24,13 @@ from llava_core.processor import LLaVAProcessor
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.fragments import CorpusRow, Fragment
-from pipelines.inference.caption import Captioner, CaptionSettings, caption_rows
 from pipelines.inference.config import Dtype
+from pipelines.inference.inquiry import Inquiry
+from pipelines.inference.rows import Generator, RunSettings, generate_rows
+from pipelines.inference.work import Work
 from pipelines.parts import PartFile, Receipt, write_fragment
 from pipelines.runtime import WorkerPlan
 from pipelines.storage import fsspec_options
-from schemas.caption import CAPTION
 
 MAX_ATTEMPTS = 4
 """Times that a fragment is begun, its worker having died, before the job stops: Ray itself would begin it for ever."""
@@ -43,8 +44,10 @@ class WorkerError(TesseraError):
 class StageSpec:
     """What an actor needs to start: plain values, none of them a secret except `storage_options`."""
 
-    settings: CaptionSettings
-    """Everything that changes a row."""
+    settings: RunSettings
+    """Everything that changes a row, beside what is asked."""
+    inquiry: Inquiry
+    """What is asked."""
     model: str
     """What a worker finds the checkpoint by: "tiny", an absolute folder, or `owner/name@commit`."""
     dtype: Dtype
@@ -73,8 +76,8 @@ class Attempts:
         return self._begun[fragment_id]
 
 
-class CaptionStage:
-    """One engine, held by one actor; called with fragments, answers with receipts."""
+class InferenceStage:
+    """One engine, held by one actor; called with work, answers with receipts."""
 
     def __init__(self, spec: StageSpec, threads: int, device: str, attempts: Any = None) -> None:
         torch.set_num_threads(threads)
@@ -83,53 +86,59 @@ class CaptionStage:
         self.engine = load_engine(spec, device)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Caption one fragment and write its part files; `row` and answer hold JSON.
+        """Do one piece of work and write its part files; `row` and answer hold JSON.
 
         A broken contract comes back as "broken", because an exception that crosses Ray loses its type and its cause.
         """
         try:
-            receipt = self.caption(Fragment.from_json(json.loads(row["fragment"])))
+            receipt = self.generate(Work.from_json(json.loads(row["work"])))
         except TesseraError as error:
             return {"receipt": "", "broken": f"{type(error).__name__}: {error}"}
         return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": ""}
 
-    def caption(self, fragment: Fragment) -> Receipt:
-        """Caption one fragment and write its part files.
+    def generate(self, work: Work) -> Receipt:
+        """Do one piece of work and write its part files.
 
         Raises:
             WorkerError: it has been begun too often.
             TesseraError: the corpus or the store breaks its contract.
         """
-        if ray.get(self.attempts.begin.remote(fragment.fragment_id)) > MAX_ATTEMPTS:
+        fragment = work.fragment
+        if ray.get(self.attempts.begin.remote(work.work_id)) > MAX_ATTEMPTS:
             raise WorkerError(
-                f"fragment {fragment.fragment_id} ({fragment.row_uri(0)} and {fragment.num_rows - 1} more rows) "
+                f"fragment {work.work_id} ({fragment.row_uri(0)} and {fragment.num_rows - 1} more rows) "
                 f"has killed {MAX_ATTEMPTS} workers; the others are committed. Leave its files out, or give workers "
                 "more memory"
             )
-        table = caption_rows(self._read(fragment), self.engine, self.spec.settings, fragment_id=fragment.fragment_id)
         return write_fragment(
-            table,
-            CAPTION,
+            self._rows(self._read(fragment), work),
+            self.spec.inquiry.schema,
             table_uri=self.spec.table_uri,
-            fragment_id=fragment.fragment_id,
+            fragment_id=work.work_id,
             run_id=self.spec.settings.run_id,
             storage_options=self.spec.storage_options,
         )
-    def measure(self, fragments: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Caption fragments without writing anything, the first row once more beforehand to warm up.
+
+    def measure(self, works: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Do work without writing anything, its first row once more beforehand to warm up.
 
         Returns:
             Figures named rows, rejected, seconds, tokens (generated ones).
         """
-        rows = itertools.chain.from_iterable(self._read(Fragment.from_json(one)) for one in fragments)
-        sample = list(rows)
-        caption_rows(sample[:1], self.engine, self.spec.settings, fragment_id="sample")
+        # read beforehand, so that the seconds are the engine's
+        sample = [(work, list(self._read(work.fragment))) for work in map(Work.from_json, works)]
+        for work, rows in sample[:1]:
+            self._rows(rows[:1], work)
         started = time.perf_counter()
-        table = caption_rows(sample, self.engine, self.spec.settings, fragment_id="sample")
+        tables = [self._rows(rows, work) for work, rows in sample]
         seconds = time.perf_counter() - started
-        tokens = sum(count or 0 for count in table["num_output_tokens"].to_pylist())
-        rejected = table["error"].drop_null()
-        return {"rows": table.num_rows, "rejected": len(rejected), "seconds": seconds, "tokens": tokens}
+        tokens = sum(count or 0 for table in tables for count in table["num_output_tokens"].to_pylist())
+        rejected = sum(len(table["error"].drop_null()) for table in tables)
+        rows_out = sum(table.num_rows for table in tables)
+        return {"rows": rows_out, "rejected": rejected, "seconds": seconds, "tokens": tokens}
+
+    def _rows(self, rows: Iterable[CorpusRow], work: Work) -> pa.Table:
+        return generate_rows(rows, self.engine, self.spec.settings, self.spec.inquiry, work)
 
     def _read(self, fragment: Fragment) -> Iterator[CorpusRow]:
         return read_fragment(
@@ -140,7 +149,7 @@ class CaptionStage:
         )
 
 
-def load_engine(spec: StageSpec, device: str) -> Captioner:
+def load_engine(spec: StageSpec, device: str) -> Generator:
     """Load the checkpoint and put an engine around it.
 
     Raises:
@@ -157,19 +166,19 @@ def corpus_options(uri: str, options: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
 
 
-def stream_receipts(fragments: Sequence[Fragment], spec: StageSpec, workers: WorkerPlan) -> Iterator[Receipt]:
-    """Send fragments through actors, and give their receipts as they come, in any order.
+def stream_receipts(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> Iterator[Receipt]:
+    """Send work through actors, and give their receipts as they come, in any order.
 
-    A fragment is one block and so one task: a worker that dies takes no finished fragment with it.
+    A piece of work is one block and so one task: a worker that dies takes nothing finished with it.
 
     Raises:
         WorkerError: a worker found a broken contract.
     """
-    rows = [{"fragment": json.dumps(fragment.to_json())} for fragment in fragments]
+    rows = [{"work": json.dumps(work.to_json())} for work in works]
     # a warning that progress bars are off, which they are on purpose
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     # Ray types both arguments as functions; of classes it makes actors
-    stage: Any = CaptionStage
+    stage: Any = InferenceStage
     counter: Any = ray.remote(Attempts)
     attempts = counter.options(num_cpus=0).remote()
     receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -186,12 +195,12 @@ def stream_receipts(fragments: Sequence[Fragment], spec: StageSpec, workers: Wor
         yield Receipt(**{**values, "files": tuple(PartFile(**file) for file in values["files"])})
 
 
-def measure_sample(fragments: Sequence[Fragment], spec: StageSpec, workers: WorkerPlan) -> dict[str, float]:
-    """Run a sample through one actor of the kind that the job would use; see `CaptionStage.measure`."""
+def measure_sample(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> dict[str, float]:
+    """Run a sample through one actor of the kind that the job would use; see `InferenceStage.measure`."""
     options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus}
-    remote: Any = ray.remote(CaptionStage)
+    remote: Any = ray.remote(InferenceStage)
     actor = remote.options(**options).remote(spec, workers.threads, device_of(workers))
-    figures: dict[str, float] = ray.get(actor.measure.remote([fragment.to_json() for fragment in fragments]))
+    figures: dict[str, float] = ray.get(actor.measure.remote([work.to_json() for work in works]))
     ray.kill(actor)
     return figures
 

@@ -14,9 +14,9 @@ from deltalake import DeltaTable
 
 from pipelines.inference import stage
 from pipelines.inference.config import CaptionConfig
-from pipelines.inference.flow import caption_corpus
+from pipelines.inference.flow import run_job
 from pipelines.inference.job import freeze
-from pipelines.inference.stage import MAX_ATTEMPTS, Attempts, CaptionStage, WorkerError
+from pipelines.inference.stage import MAX_ATTEMPTS, Attempts, InferenceStage, WorkerError
 from tests.e2e.caption_cases import caption_config, check_table, corpus_files, write_corpus
 from tests.pipelines.inference.fakes import photo
 
@@ -26,14 +26,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 def run(config: CaptionConfig) -> list[str]:
     """Run the job and return what it said."""
     said: list[str] = []
-    caption_corpus(config, said.append)
+    run_job(config, said.append)
     return said
 
 
 def test_a_corpus_becomes_a_table_and_a_second_call_does_nothing(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "photos"), tmp_path / "out"
     config = caption_config(folder, output)
-    assert len(freeze(config).fragments) >= 6
+    assert len(freeze(config).works) >= 6
     said = run(config)
     table = check_table(str(output), str(folder), list(corpus_files()))
     rows = table.to_pyarrow_table().to_pylist()
@@ -142,12 +142,12 @@ def _read(path: Path) -> str:
 def test_a_fragment_that_keeps_killing_its_workers_stops_the_job(tmp_path: Path) -> None:
     job = freeze(caption_config(write_corpus(tmp_path / "photos", 3), tmp_path / "out"))
     counter = ray.remote(Attempts).options(num_cpus=0).remote()
-    fragment = job.fragments[0]
+    work = job.works[0]
     for _ in range(MAX_ATTEMPTS):
-        ray.get(counter.begin.remote(fragment.fragment_id))
-    held = CaptionStage.__new__(CaptionStage)
+        ray.get(counter.begin.remote(work.work_id))
+    held = InferenceStage.__new__(InferenceStage)
     held.spec, held.attempts = job.spec, counter
-    answer = held({"fragment": json.dumps(fragment.to_json())})
+    answer = held({"work": json.dumps(work.to_json())})
     assert answer["receipt"] == ""
     assert "has killed 4 workers" in answer["broken"]
     ray.kill(counter)

@@ -13,7 +13,7 @@ import pytest
 from llava_core.errors import ImageReason, PromptReason
 from pipelines import corpus_sources, corpus_tar_index
 from pipelines.reasons import ROW_REASONS
-from schemas.reasons import CorpusReason
+from schemas.reasons import CorpusReason, QuestionReason
 from tests.pipelines.corpus_cases import image, member, read_all, tar_bytes
 
 
@@ -78,8 +78,8 @@ def test_no_reason_is_left_untripped() -> None:
 
 
 def test_names_are_values_and_the_union_is_whole() -> None:
-    for kind in (CorpusReason, ImageReason, PromptReason):
+    kinds = (CorpusReason, QuestionReason, ImageReason, PromptReason)
+    for kind in kinds:
         assert all(reason.name == reason.value for reason in kind)
         assert {reason.value for reason in kind} <= ROW_REASONS
-    kinds = (CorpusReason, ImageReason, PromptReason)
     assert frozenset().union(*(kind.__members__ for kind in kinds)) == ROW_REASONS

@@ -1,23 +1,27 @@
 """An engine that needs no model, rows that need no corpus."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.geometry import Size
-from pipelines.fragments import CorpusRow
-from pipelines.inference.caption import CaptionSettings
+from pipelines.fragments import CorpusRow, make_fragment
+from pipelines.inference.caption import CaptionInquiry
+from pipelines.inference.inquiry import Inquiry
+from pipelines.inference.rows import RunSettings, generate_rows
+from pipelines.inference.work import Work
 
 
 class EchoEngine:
     """Answers with what it was asked; refuses requests whose number is negative or whose image is `b"bad"`.
 
     Args:
-        numbers: request id → number that decides the answer; `uid7` is 7 by default.
+        numbers: uid → number that decides the answer; `uid7` is 7 by default.
     """
 
     def __init__(self, numbers: Mapping[str, int] | None = None) -> None:
@@ -30,8 +34,8 @@ class EchoEngine:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Result:
-        name = request.request_id
-        number = self.numbers[name] if self.numbers else int(name.removeprefix("uid"))
+        uid = name = request.request_id.rpartition("/")[0]
+        number = self.numbers[uid] if self.numbers else int(name.removeprefix("uid"))
         first = request.images[0]
         if number < 0 or (isinstance(first, bytes) and first == b"bad"):
             return Result(request_id=name, error="CORRUPT", error_detail="<i>bad</i>")
@@ -61,20 +65,33 @@ def corpus_row(number: int, **changes: Any) -> CorpusRow:
     return CorpusRow(**(values | changes))
 
 
-def caption_settings(**changes: Any) -> CaptionSettings:
+def run_settings(**changes: Any) -> RunSettings:
     """Settings with a value of its own in each field."""
     values: dict[str, Any] = {
         "run_id": "run0",
         "model": "tiny",
         "model_revision": "0123456789abcdef",
-        "prompt": "What is it?",
         "sampling": SamplingConfig(max_new_tokens=7),
         "resolution": "medium",
         "max_tiles": None,
         "tile_side": 56,
         "chunk_rows": 3,
     }
-    return CaptionSettings(**(values | changes))
+    return RunSettings(**(values | changes))
+
+
+def work_of(num_rows: int = 0, **changes: Any) -> Work:
+    """Work that is committed under the name f1."""
+    fragment = make_fragment(kind="parquet", source="/c", root="/c", num_rows=num_rows)
+    return Work(**({"work_id": "f1", "fragment": fragment, "num_rows": num_rows} | changes))
+
+
+def caption_rows(
+    rows: Iterable[CorpusRow], engine: EchoEngine, settings: RunSettings | None = None, inquiry: Inquiry | None = None
+) -> pa.Table:
+    """What captioning makes of rows."""
+    inquiry = inquiry or CaptionInquiry(prompt="What is it?")
+    return generate_rows(rows, engine, settings or run_settings(), inquiry, work_of())
 
 
 def photo(height: int, width: int, *, seed: int = 0, encoding: str = "JPEG") -> bytes:

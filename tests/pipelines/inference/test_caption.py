@@ -8,10 +8,9 @@ import pyarrow as pa
 from PIL import Image
 
 from pipelines.fragments import CorpusRow
-from pipelines.inference.caption import caption_rows
 from pipelines.reasons import ROW_REASONS
 from schemas.caption import CAPTION
-from tests.pipelines.inference.fakes import EchoEngine, caption_settings, corpus_row, photo
+from tests.pipelines.inference.fakes import EchoEngine, caption_rows, corpus_row, photo, run_settings
 
 
 def test_one_row_each_in_order_whatever_became_of_it() -> None:
@@ -24,7 +23,7 @@ def test_one_row_each_in_order_whatever_became_of_it() -> None:
         corpus_row(5),
     ]
     engine = EchoEngine()
-    table = caption_rows(rows, engine, caption_settings(), fragment_id="f1")
+    table = caption_rows(rows, engine)
     assert table.schema == CAPTION
     found = table.to_pylist()
     assert [row["uid"] for row in found] == ["uid0", "uid1", "uid2", "uid3", "uid4", "uid5"]
@@ -33,11 +32,11 @@ def test_one_row_each_in_order_whatever_became_of_it() -> None:
     assert {row["error"] for row in found} - {None} <= ROW_REASONS
     assert [row["text"] for row in found] == ["uid0 2", None, None, "uid3 2", None, "uid5 2"]
     # chunks of 3 rows; refused rows are not sent
-    assert [[one.request_id for one in call] for call in engine.calls] == [["uid0", "uid2"], ["uid3", "uid5"]]
+    assert [[one.request_id for one in call] for call in engine.calls] == [["uid0/0", "uid2/0"], ["uid3/0", "uid5/0"]]
 
 
 def test_every_column_of_an_ok_row() -> None:
-    (row,) = caption_rows([corpus_row(3)], EchoEngine(), caption_settings(), fragment_id="f1").to_pylist()
+    (row,) = caption_rows([corpus_row(3)], EchoEngine()).to_pylist()
     assert row == {
         "uid": "uid3",
         "uri": "/c/3.jpg",
@@ -65,7 +64,7 @@ def test_every_column_of_an_ok_row() -> None:
 
 def test_a_rejected_row_has_nulls_between_prompt_and_model() -> None:
     rows = [corpus_row(1, error="BOMB", error_detail="too far")]
-    (row,) = caption_rows(rows, EchoEngine(), caption_settings(), fragment_id="f1").to_pylist()
+    (row,) = caption_rows(rows, EchoEngine()).to_pylist()
     first, last = CAPTION.get_field_index("prompt") + 1, CAPTION.get_field_index("model")
     assert all(row[name] is None for name in CAPTION.names[first:last])
     assert (row["error_detail"], row["prompt"], row["model"]) == ("too far", "What is it?", "tiny")
@@ -73,8 +72,8 @@ def test_a_rejected_row_has_nulls_between_prompt_and_model() -> None:
 
 def test_the_request_carries_the_settings() -> None:
     engine = EchoEngine()
-    settings = caption_settings(resolution="high", max_tiles=3)
-    caption_rows([corpus_row(0, images=(b"one", b"two"))], engine, settings, fragment_id="f1")
+    settings = run_settings(resolution="high", max_tiles=3)
+    caption_rows([corpus_row(0, images=(b"one", b"two"))], engine, settings)
     (request,) = engine.calls[0]
     assert (request.prompt, request.sampling.max_new_tokens) == ("What is it?", 7)
     assert (request.images, request.max_tiles) == ((b"one", b"two"), 3)
@@ -89,8 +88,8 @@ def test_auto_decodes_once_and_lets_each_image_decide() -> None:
         corpus_row(2, images=(plain, busy)),
         corpus_row(3, images=(b"not an image",)),
     ]
-    settings = caption_settings(resolution="auto", max_tiles=4, chunk_rows=9)
-    table = caption_rows(rows, engine, settings, fragment_id="f1")
+    settings = run_settings(resolution="auto", max_tiles=4, chunk_rows=9)
+    table = caption_rows(rows, engine, settings)
     assert [request.max_tiles for request in engine.calls[0]] == [2, 4, 4]
     first = engine.calls[0][0].images[0]
     assert isinstance(first, np.ndarray)
@@ -108,14 +107,12 @@ def test_images_are_read_only_as_chunks_are_reached() -> None:
             seen.append(len(engine.calls))
             yield corpus_row(number)
 
-    caption_rows(reading(), engine, caption_settings(chunk_rows=3), fragment_id="f1")
+    caption_rows(reading(), engine, run_settings(chunk_rows=3))
     assert seen == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_no_rows_give_an_empty_table_of_the_schema() -> None:
-    assert caption_rows([], EchoEngine(), caption_settings(), fragment_id="f1") == pa.table(
-        {name: [] for name in CAPTION.names}, schema=CAPTION
-    )
+    assert caption_rows([], EchoEngine()) == pa.table({name: [] for name in CAPTION.names}, schema=CAPTION)
 
 
 def _stripes(height: int, width: int) -> bytes:

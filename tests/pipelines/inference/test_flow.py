@@ -10,13 +10,13 @@ import pytest
 from pipelines.errors import StalledError
 from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
-from pipelines.inference.job import CaptionJob, freeze
+from pipelines.inference.job import InferenceJob, freeze
 from pipelines.parts import Receipt
 from tests.pipelines.inference.fakes import photo
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> CaptionJob:
+def job(tmp_path: Path) -> InferenceJob:
     """A job of one photo."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "0.jpg").write_bytes(photo(20, 30))
@@ -42,31 +42,31 @@ def receipts(count: int) -> Iterator[Receipt]:
         yield Receipt(fragment_id=f"f{number}", run_id="r", files=(), ok=1, rejected={})
 
 
-def test_groups_of_eight_and_the_rest(job: CaptionJob, commits: list[list[str]]) -> None:
-    flow.collect(receipts(19), job, job.fragments, 60.0)
+def test_groups_of_eight_and_the_rest(job: InferenceJob, commits: list[list[str]]) -> None:
+    flow.collect(receipts(19), job, job.works, 60.0)
     assert [len(group) for group in commits] == [8, 8, 3]
     assert [name for group in commits for name in group] == [f"f{number}" for number in range(19)]
 
 
 def test_slow_receipts_do_not_wait_for_a_full_group(
-    job: CaptionJob, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    job: InferenceJob, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "COMMIT_SECONDS", 0.0)
-    flow.collect(receipts(3), job, job.fragments, 60.0)
+    flow.collect(receipts(3), job, job.works, 60.0)
     assert commits == [["f0"], ["f1"], ["f2"]]
 
 
-def test_what_came_before_a_failure_is_committed(job: CaptionJob, commits: list[list[str]]) -> None:
+def test_what_came_before_a_failure_is_committed(job: InferenceJob, commits: list[list[str]]) -> None:
     def failing() -> Iterator[Receipt]:
         yield from receipts(3)
         raise RuntimeError("the cluster is gone")
 
     with pytest.raises(RuntimeError, match="the cluster is gone"):
-        flow.collect(failing(), job, job.fragments, 60.0)
+        flow.collect(failing(), job, job.works, 60.0)
     assert commits == [["f0", "f1", "f2"]]
 
 
-def test_a_stream_that_hangs_stalls_the_job_after_committing(job: CaptionJob, commits: list[list[str]]) -> None:
+def test_a_stream_that_hangs_stalls_the_job_after_committing(job: InferenceJob, commits: list[list[str]]) -> None:
     never = threading.Event()
 
     def hanging() -> Iterator[Receipt]:
@@ -74,6 +74,6 @@ def test_a_stream_that_hangs_stalls_the_job_after_committing(job: CaptionJob, co
         never.wait(30)
 
     with pytest.raises(StalledError):
-        flow.collect(hanging(), job, job.fragments, 0.3)
+        flow.collect(hanging(), job, job.works, 0.3)
     never.set()
     assert commits == [["f0", "f1"]]

@@ -15,11 +15,11 @@ from pipelines.accounts import counts
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.inference import gallery
-from pipelines.inference.caption import caption_rows
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.gallery import narrow, thumbnail, write_gallery
 from pipelines.inference.gallery_page import Card, Rejection, render_page
-from pipelines.inference.job import CaptionJob, freeze
+from pipelines.inference.job import InferenceJob, freeze
+from pipelines.inference.rows import generate_rows
 from pipelines.parts import write_fragment
 from schemas.caption import CAPTION
 from tests.pipelines.inference.fakes import EchoEngine, photo
@@ -64,7 +64,9 @@ def test_hostile_words_stay_words() -> None:
     assert "script" not in {tag for tag, _ in found.tags}
     assert [attributes["src"] for tag, attributes in found.tags if tag == "img"] == ["data:image/jpeg;base64,anBlZw=="]
     assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
-    assert found.text.count(HOSTILE) == 11  # title twice, lead, note, count, card: name, text, facts, rejection: three
+    assert (
+        found.text.count(HOSTILE) == 12
+    )  # title three times, lead, note, count, card: name, text, facts, rejection: three
     policy = next(attributes for tag, attributes in found.tags if attributes.get("http-equiv"))
     assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -72,18 +74,23 @@ def test_hostile_words_stay_words() -> None:
 def test_counts_and_what_is_shown_of_them() -> None:
     cards = [Card(name="a", text="", facts="", thumbnail=None)]
     page = render_page(
-        title="t", lead="l", note=None, counts={"rows in": 1234, "ok": 1200, "rejected": 34}, cards=cards, rejections=[]
+        title="Captions",
+        lead="l",
+        note=None,
+        counts={"rows in": 1234, "ok": 1200, "rejected": 34},
+        cards=cards,
+        rejections=[],
     )
     text = parsed(page).text
     assert "1,234" in text
     assert "Captions (1 of 1,200 shown)" in text
-    assert "(an empty caption)" in text
+    assert "(nothing)" in text
     assert "Rejected" not in text
     assert '<div class="count bad"><b>34</b>' in page
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> CaptionJob:
+def job(tmp_path: Path) -> InferenceJob:
     """A run in a table: 9 photos of at least 3 fragments, and a broken one."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -91,33 +98,31 @@ def job(tmp_path: Path) -> CaptionJob:
         (folder / f"{number}.jpg").write_bytes(photo(40 + number, 90, seed=number))
     (folder / "-1.jpg").write_bytes(b"not a photo")
     corpus = CorpusSettings(rows_per_fragment=3)
-    job = freeze(
-        CaptionConfig(input=(str(folder),), output=str(tmp_path / "out"), prompt="Why <b>?", corpus=corpus)
-    )
-    assert len(job.fragments) >= 3
+    job = freeze(CaptionConfig(input=(str(folder),), output=str(tmp_path / "out"), prompt="Why <b>?", corpus=corpus))
+    assert len(job.works) >= 3
     commit(job)
     return job
 
 
-def commit(job: CaptionJob) -> None:
+def commit(job: InferenceJob) -> None:
     """Caption a job's fragments with numbers in place of a model, and commit them."""
     receipts = []
-    for fragment in job.fragments:
-        rows = list(read_fragment(fragment, settings=job.spec.corpus))
+    for work in job.works:
+        rows = list(read_fragment(work.fragment, settings=job.spec.corpus))
         engine = EchoEngine({row.uid: int(Path(row.uri).stem) for row in rows})
-        name, uri = fragment.fragment_id, job.spec.table_uri
-        table = caption_rows(rows, engine, job.spec.settings, fragment_id=name)
+        name, uri = work.work_id, job.spec.table_uri
+        table = generate_rows(rows, engine, job.spec.settings, job.spec.inquiry, work)
         receipts.append(write_fragment(table, CAPTION, table_uri=uri, fragment_id=name, run_id=job.run_id))
     tables.commit(job.spec.table_uri, receipts, run_id=job.run_id, schema=CAPTION)
 
 
-def _page(job: CaptionJob) -> str:
+def _page(job: InferenceJob) -> str:
     uri = f"{job.spec.table_uri}/gallery.html"
-    write_gallery(uri, job.fragments, job.spec, counts(job.spec.table_uri, job.run_id), trained=False)
+    write_gallery(uri, job.works, job.spec, counts(job.spec.table_uri, job.run_id), trained=False)
     return Path(uri).read_text()
 
 
-def test_each_caption_stands_beside_its_own_image(job: CaptionJob) -> None:
+def test_each_caption_stands_beside_its_own_image(job: InferenceJob) -> None:
     page = _page(job)
     found = parsed(page)
     for figure in re.findall(r"<figure>.*?</figure>", page, re.DOTALL):
@@ -135,25 +140,25 @@ def test_each_caption_stands_beside_its_own_image(job: CaptionJob) -> None:
     assert "not trained" in found.text
 
 
-def test_a_sample_is_bounded_and_always_the_same(job: CaptionJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery, "MAX_CAPTIONS", 4)
+def test_a_sample_is_bounded_and_always_the_same(job: InferenceJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "MAX_REPLIES", 4)
     first = _page(job)
     assert first.count("<figure>") == 4
     assert "Captions (4 of 9 shown)" in parsed(first).text
     assert _page(job) == first
     monkeypatch.setattr(gallery, "MAX_FRAGMENTS", 1)
     shown = set(re.findall(r"photos/(\d+).jpg<br>", _page(job)))
-    smallest = min(job.fragments, key=lambda one: gallery._hash(one.fragment_id))
+    smallest = min(job.works, key=lambda one: gallery._hash(one.work_id)).fragment
     assert shown <= {Path(smallest.row_uri(index)).stem for index in range(smallest.num_rows)}
 
 
-def test_other_runs_of_the_table_are_left_out(job: CaptionJob) -> None:
+def test_other_runs_of_the_table_are_left_out(job: InferenceJob) -> None:
     settings = dataclasses.replace(job.spec.settings, run_id="other0000")
     commit(dataclasses.replace(job, spec=dataclasses.replace(job.spec, settings=settings)))
     assert _page(job).count("<figure>") == 9
 
 
-def test_images_that_are_gone_leave_their_captions(job: CaptionJob) -> None:
+def test_images_that_are_gone_leave_their_captions(job: InferenceJob) -> None:
     for path in (Path(job.spec.table_uri).parent / "photos").glob("[0-4].jpg"):
         path.unlink()
     page = _page(job)
@@ -161,8 +166,8 @@ def test_images_that_are_gone_leave_their_captions(job: CaptionJob) -> None:
     assert page.count("<img") == 4
 
 
-def test_only_files_that_are_shown_are_read_again(job: CaptionJob) -> None:
-    fragment = max(job.fragments, key=lambda one: one.num_rows)
+def test_only_files_that_are_shown_are_read_again(job: InferenceJob) -> None:
+    fragment = max((work.fragment for work in job.works), key=lambda one: one.num_rows)
     wanted = {fragment.row_uid(1)}
     part = narrow(fragment, wanted)
     assert (part.num_rows, part.row_uid(0)) == (1, fragment.row_uid(1))

@@ -9,11 +9,12 @@ import pytest
 from llava_core.errors import CheckpointRefused, ConfigError
 from pipelines.cli import parse
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
-from pipelines.fragments import Fragment, ObjectRef, RowRef, make_fragment
+from pipelines.fragments import ObjectRef, RowRef, make_fragment
 from pipelines.inference import recipes
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
-from pipelines.inference.plan import sample_fragments
+from pipelines.inference.plan import sample_works
+from pipelines.inference.work import Work, whole
 from pipelines.runtime import Node
 from tests.pipelines.inference.fakes import photo
 
@@ -133,7 +134,7 @@ def test_the_model_s_content_is_part_of_the_name(corpus: Path, tmp_path: Path, m
     monkeypatch.setattr("pipelines.inference.job.revision", lambda folder: "another weights")
     assert freeze(config(corpus)).run_id != base
     monkeypatch.undo()
-    monkeypatch.setattr("pipelines.inference.job.STAGE_VERSION", 10**6)
+    monkeypatch.setattr("pipelines.inference.caption.CaptionInquiry.version", 10**6)
     assert freeze(config(corpus)).run_id != base
 
 
@@ -167,10 +168,10 @@ def _apply(base: CaptionConfig) -> Any:
     return lambda recipe: recipe(base)
 
 
-def fragment(name: str, num_rows: int) -> Fragment:
-    """A fragment of files."""
+def work(name: str, num_rows: int) -> Work:
+    """Work of a fragment of files."""
     rows = tuple(RowRef(objects=(ObjectRef(uri=f"/{name}/{i}.jpg", size=1, version="1"),)) for i in range(num_rows))
-    return make_fragment(kind="files", source="/", root="/", rows=rows)
+    return whole(make_fragment(kind="files", source="/", root="/", rows=rows))
 
 
 @pytest.mark.parametrize(
@@ -185,8 +186,7 @@ def fragment(name: str, num_rows: int) -> Fragment:
     ],
 )
 def test_a_sample_is_spread_and_fills_up(sizes: list[int], expected: list[int]) -> None:
-    fragments = [fragment(str(place), size) for place, size in enumerate(sizes)]
-    found = sample_fragments(fragments)
+    found = sample_works([work(str(place), size) for place, size in enumerate(sizes)])
     assert sorted(one.num_rows for one in found) == sorted(expected)
     if len(sizes) == 8:
-        assert [one.row_uri(0) for one in found] == ["/0/0.jpg", "/2/0.jpg", "/4/0.jpg", "/6/0.jpg"]
+        assert [one.fragment.row_uri(0) for one in found] == ["/0/0.jpg", "/2/0.jpg", "/4/0.jpg", "/6/0.jpg"]

@@ -1,0 +1,280 @@
+"""Stage 1: rows of a fragment in, one row of `scores` for each out.
+
+    rows ─ images ─▶ sandbox: one decode, hashes, measures ┐
+         ─ text ───▶ measures, turns checked, tokens ──────┼─▶ SCORE
+         ─ sizes ──▶ tile plan of the model ───────────────┘
+
+`probe_rows` is all of it and runs without Ray. What this does *not* do: commit (`flow`), decode in this process
+(`sandbox`), judge what it measures (`select`).
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from llava_core.config import ModelConfig, plan_tiles
+from llava_core.conversations import from_llava
+from llava_core.errors import ImageRefused, PromptRefused
+from llava_core.prompts import render
+from pipelines.curation.hashes import HASH_BYTES
+from pipelines.curation.look import ImageFacts
+from pipelines.curation.sandbox import Looked, Sandbox, SandboxSettings
+from pipelines.curation.scorers import Scorer
+from pipelines.curation.text_measures import measure_text
+from pipelines.fragments import CorpusRow, printable
+from schemas.score import CARRIED, SCORE
+
+STAGE_VERSION = 1
+"""Part of a run's identity: raise it whenever a change here gives the same input another row."""
+CHUNK_ROWS, CHUNK_BYTES = 64, 2**26
+"""Rows, and bytes of their images, that are in memory at once."""
+TEXT_CHARS = 200
+"""Characters of a text that `scores` keeps for people."""
+BYTES_PER_TOKEN = 4
+"""Of UTF-8, about, where no tokenizer is at hand."""
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "clip_score": ("clip_score", "clip_similarity", "similarity", "clip_b32_similarity_score"),
+    "aesthetic": ("aesthetic", "aesthetic_score", "aesthetics", "aesthetic_score_laion_v2"),
+    "nsfw": ("nsfw", "punsafe", "nsfw_score", "p_unsafe"),
+    "watermark": ("watermark", "pwatermark", "watermark_score", "p_watermark"),
+}
+
+Quality = Literal["blockiness", "clip_score", "aesthetic"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeSettings:
+    """Everything that changes a row, resolved; travels to the workers."""
+
+    run_id: str
+    """Identity of the run, written into each row."""
+    model: ModelConfig
+    """Whose tiles and tokens are planned."""
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
+    """Limits of the decoder."""
+    source_key: str = "source"
+    """Metadata that names a row's source; else it is the first folder below its input, else the input's name."""
+    quality: Quality = "blockiness"
+    """What decides between copies of equal size: least blocky, or a score that the corpus brings."""
+    flagged: frozenset[str] = frozenset()
+    """Words of the user's list, case-folded."""
+
+
+def probe_rows(
+    rows: Iterable[CorpusRow],
+    sandbox: Sandbox,
+    settings: ProbeSettings,
+    *,
+    fragment_id: str,
+    root: str,
+    tokenizer: Tokenizer | None = None,
+    scorers: Sequence[Scorer] = (),
+) -> pa.Table:
+    """Probe the rows of one fragment.
+
+    Args:
+        rows: the fragment's, in order; those that carry an error are passed on as rejected.
+        sandbox: looks at images.
+        settings: of the run.
+        fragment_id: the fragment's, written into each row.
+        root: folder or file that the fragment's input is; sources are named by what is below it.
+        tokenizer: of the model; None estimates the tokens of texts.
+        scorers: models that score images; they get the squares of the sandbox.
+
+    Returns:
+        One row of `SCORE` for each input row, in the same order. A row never raises; it carries `error` instead.
+
+    Raises:
+        SandboxError: the decoder's process does not start.
+    """
+    records: list[dict[str, Any]] = []
+    for chunk in _chunks(rows):
+        probed = _looked(chunk, sandbox)
+        for row, looked in zip(chunk, probed, strict=True):
+            records.append(_record(row, looked, settings, fragment_id, root, tokenizer))
+        _add_scores(records[-len(chunk) :], chunk, probed, scorers)
+    return pa.Table.from_pylist(records, schema=SCORE)
+
+
+def _chunks(rows: Iterable[CorpusRow]) -> Iterator[list[CorpusRow]]:
+    chunk: list[CorpusRow] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += sum(map(len, row.images))
+        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _looked(chunk: Sequence[CorpusRow], sandbox: Sandbox) -> list[list[Looked] | ImageRefused]:
+    """For each row what was found in its images, or why the first bad one was refused."""
+    answers = iter(sandbox.look([data for row in chunk for data in row.images]))
+    found: list[list[Looked] | ImageRefused] = []
+    for row in chunk:
+        own = [next(answers) for _ in row.images]
+        refused = next((answer for answer in own if isinstance(answer, ImageRefused)), None)
+        found.append(refused or [answer for answer in own if isinstance(answer, Looked)])
+    return found
+
+
+def _record(
+    row: CorpusRow,
+    looked: list[Looked] | ImageRefused,
+    settings: ProbeSettings,
+    fragment_id: str,
+    root: str,
+    tokenizer: Tokenizer | None,
+) -> dict[str, Any]:
+    """One row of `SCORE`; columns that are not named are null."""
+    metadata = json.loads(row.metadata)
+    record: dict[str, Any] = {
+        "uid": row.uid,
+        "uri": row.uri,
+        "fragment_id": fragment_id,
+        "row_index": row.index,
+        "run_id": settings.run_id,
+        "status": "ok",
+        "source": source_of(row.uri, root, metadata.get(settings.source_key)),
+    }
+    if row.error is not None:
+        return _rejected(record, row.error, row.error_detail)
+    if isinstance(looked, ImageRefused):
+        return _rejected(record, str(looked.reason), printable(looked.detail))
+    try:
+        found = _text_values(row, settings, tokenizer)
+    except PromptRefused as refused:
+        return _rejected(record, str(refused.reason), printable(refused.detail))
+    facts = [one.facts for one in looked]
+    carried = {name: _number(metadata, _ALIASES[name]) for name in CARRIED}
+    record |= found | carried | image_values(facts, settings.model)
+    record["quality"] = _quality(record, settings.quality)
+    return record
+
+
+def _rejected(record: dict[str, Any], error: str, detail: str | None) -> dict[str, Any]:
+    return record | {"status": "rejected", "error": error, "error_detail": detail}
+
+
+def image_values(facts: Sequence[ImageFacts], model: ModelConfig) -> dict[str, Any]:
+    """The columns of SCORE that say what a row's images are: see `schemas.score`.
+
+    Args:
+        facts: of each image, in order.
+        model: whose tiles are planned.
+    """
+    if not facts:
+        return {"num_images": 0, "n_tiles": 0, "n_image_tokens": 0, "file_bytes": 0}
+    first = facts[0]
+    plans = [plan_tiles(one.size, model, num_images=len(facts)) for one in facts]
+    return {
+        "content_hash": _joined([one.content_hash for one in facts]),
+        "pixel_hash": _joined([one.pixel_hash for one in facts]),
+        # Delta has no unsigned numbers: the same 64 bits, signed
+        "phash": first.phash - (1 << 64 if first.phash >> 63 else 0) if len(facts) == 1 else None,
+        "low_information": first.low_information if len(facts) == 1 else None,
+        "num_images": len(facts),
+        "file_bytes": sum(one.file_bytes for one in facts),
+        "format": first.format,
+        "width": first.size.width,
+        "height": first.size.height,
+        "aspect": max(first.size) / min(first.size),
+        "probe_scale": first.scale,
+        **dataclasses.asdict(first.measures),
+        "grid_rows": plans[0].grid.height,
+        "grid_cols": plans[0].grid.width,
+        "canvas_h": plans[0].canvas.height,
+        "canvas_w": plans[0].canvas.width,
+        "n_tiles": sum(plan.num_tiles for plan in plans),
+        "n_image_tokens": sum(plan.num_image_tokens for plan in plans),
+    }
+
+
+def _joined(hashes: Sequence[bytes]) -> bytes:
+    return hashes[0] if len(hashes) == 1 else blake2b(b"".join(hashes), digest_size=HASH_BYTES).digest()
+
+
+def _text_values(row: CorpusRow, settings: ProbeSettings, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Measures of the caption, or of the conversation, which must be one that the model can be trained on.
+
+    Raises:
+        PromptRefused: BAD_CONVERSATION, TOKEN_MISMATCH, EMPTY_TEXT.
+    """
+    text, turns = row.text or "", None
+    if row.conversations is not None:
+        messages = from_llava(json.loads(row.conversations), len(row.images))
+        render(messages, settings.model.template)
+        text, turns = "\n".join(message.text.strip() for message in messages), len(messages)
+    if tokenizer is None:
+        tokens = math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
+    else:
+        tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    measures = dataclasses.asdict(measure_text(text, settings.flagged))
+    said = row.text is not None or turns is not None
+    return {"text": text[:TEXT_CHARS] if said else None, "num_turns": turns, "n_text_tokens": tokens, **measures}
+
+
+def source_of(uri: str, root: str, named: object = None) -> str:
+    """Name the source of a row.
+
+    Args:
+        uri: of the row.
+        root: the folder or file that its input is.
+        named: what its metadata says.
+
+    Example:
+        >>> source_of("/d/web/a/1.jpg", "/d"), source_of("/d/1.jpg", "/d"), source_of("/d/x.tar#7", "/d/x.tar", "cc3m")
+        ('web', 'd', 'cc3m')
+        >>> source_of("s3://b/x/part-0.parquet#5", "s3://b/x/part-0.parquet")
+        'part-0.parquet'
+    """
+    if isinstance(named, str) and named.strip():
+        return named.strip()
+    root = root.rstrip("/")
+    inside = uri.removeprefix(root).lstrip("/") if uri.startswith(root + "/") else ""
+    folder, has_folder, _ = inside.partition("/")
+    return folder if has_folder else root.rpartition("/")[2]
+
+
+def _number(metadata: dict[str, Any], names: Sequence[str]) -> float | None:
+    """The first of some metadata that is a finite number."""
+    values = {name.lower(): value for name, value in metadata.items()}
+    found = (values[name] for name in names if isinstance(values.get(name), int | float))
+    return next((float(value) for value in found if not isinstance(value, bool) and math.isfinite(value)), None)
+
+
+def _quality(record: dict[str, Any], quality: Quality) -> float | None:
+    value = record.get(quality)
+    return None if value is None else -float(value) if quality == "blockiness" else float(value)
+
+
+def _add_scores(
+    records: Sequence[dict[str, Any]],
+    chunk: Sequence[CorpusRow],
+    probed: Sequence[list[Looked] | ImageRefused],
+    scorers: Sequence[Scorer],
+) -> None:
+    """Let models score the first image of each row that is not rejected."""
+    places = [at for at, found in enumerate(probed) if records[at]["status"] == "ok" and found]
+    squares = [found[0].square for at in places if isinstance(found := probed[at], list)]
+    if not scorers or not squares:
+        return
+    texts = [chunk[at].text or records[at]["text"] or "" for at in places]
+    stacked = np.stack([square for square in squares if square is not None])
+    scores: dict[int, list[tuple[str, float | None]]] = {at: [] for at in places}
+    for scorer in scorers:
+        for name, values in scorer(stacked, texts).items():
+            for at, value in zip(places, values, strict=True):
+                scores[at].append((name, float(value) if math.isfinite(value) else None))
+    for at, named in scores.items():
+        records[at]["model_scores"] = named

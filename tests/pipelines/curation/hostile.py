@@ -1,0 +1,45 @@
+"""Decoders for tests: what they do to their process stands in the file, after the picture."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_core.images import decode_image
+
+MARK = b"\nHOSTILE:"
+
+
+def decode(data: bytes, **options: Any) -> NDArray[np.uint8]:
+    """Decode an image, unless it says `crash`, `hang`, `spin`, `swell`, `killed`, `once=PATH` or `exit`."""
+    _, marked, what = data.partition(MARK)
+    match what.partition(b"="):
+        case (b"crash", _, _):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case (b"killed", _, _):
+            os.kill(os.getpid(), signal.SIGKILL)
+        case (b"exit", _, _):
+            os._exit(3)
+        case (b"hang", _, _):
+            time.sleep(3600)
+        case (b"spin", _, _):
+            while True:
+                pass
+        case (b"swell", _, _):
+            held = [np.empty(2**28, np.uint8) for _ in range(64)]
+            raise AssertionError(f"{len(held)} × 256 MiB fitted")
+        case (b"once", _, path) if not Path(path.decode()).exists():
+            Path(path.decode()).touch()
+            os.kill(os.getpid(), signal.SIGABRT)
+        case _:
+            assert not marked or what.startswith(b"once="), what
+    return decode_image(data, **options)
+
+
+def hostile(picture: bytes, what: str) -> bytes:
+    """A picture that does this to whoever decodes it."""
+    return picture + MARK + what.encode()

@@ -8,11 +8,13 @@ here: recall is the share of planted pairs that share a survivor, precision the 
 theirs. Memory is the proportional set size of this process and all that Ray started, shared memory included, at its
 peak.
 
-The search alone, `near_pairs` in one process on one core, is timed beside it. The limits are those of the project's
-plan.
+Times are wall times: where the load average printed beside one is well above the cores, others were at work too, and
+times of different sizes do not compare. The search alone, `near_pairs` in one process on one core, is timed beside it.
+The limits are those of the project's plan.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
@@ -125,10 +127,12 @@ def measure(millions: int) -> tuple[float, float, float, float]:
         alone = time.perf_counter() - alone
         peak = Peak()
         peak.start()
+        load = [os.getloadavg()[0]]
         start = time.perf_counter()
         dataset, _ = dedupe_dataset(ray.data.read_parquet(folder), DedupeConfig(), finish=only_duplicates)
         blocks = list(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
         seconds = time.perf_counter() - start
+        load.append(os.getloadavg()[0])
         peak.done.set()
         peak.join()
     given = pa.concat_tables(blocks)
@@ -140,7 +144,7 @@ def measure(millions: int) -> tuple[float, float, float, float]:
     print(
         f"{millions:>3} million rows: {seconds:6.1f} s, {peak.gigabytes:.1f} GB, {len(rows):,} duplicates of"
         f" {len(places):,} planted, recall {recall}, precision {precision}; search alone, one core: {alone:.1f} s,"
-        f" {found:,} pairs of different hashes",
+        f" {found:,} pairs of different hashes; load average {load[0]:.1f} before, {load[1]:.1f} after",
         flush=True,
     )
     return seconds, peak.gigabytes, recall, precision

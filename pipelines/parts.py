@@ -157,13 +157,13 @@ def _write_part(
     uri = join_uri(table_uri, path)
     # Written even where it is already: the same bytes do no harm, and a new date keeps `vacuum` away from it.
     write_bytes(uri, data, options)
-    fault = _fault(uri, len(data), rows.num_rows, options)
+    fault = part_fault(uri, len(data), rows.num_rows, options)
     if fault is not None:
         raise PartError(f"{uri} did not arrive whole: {fault}")
-    return PartFile(path=path, size=len(data), rows=rows.num_rows, status=status, stats=_stats(rows))
+    return PartFile(path=path, size=len(data), rows=rows.num_rows, status=status, stats=part_stats(rows))
 
 
-def _fault(uri: str, size: int, rows: int, options: StorageOptions | None) -> str | None:
+def part_fault(uri: str, size: int, rows: int, options: StorageOptions | None) -> str | None:
     """Say what is wrong with a stored part, None where nothing is."""
     store, path = filesystem(uri, options)
     try:
@@ -179,7 +179,7 @@ def _fault(uri: str, size: int, rows: int, options: StorageOptions | None) -> st
     return None if counted == rows else f"{counted} rows of {rows}"
 
 
-def _stats(rows: pa.Table) -> str:
+def part_stats(rows: pa.Table) -> str:
     """Delta statistics: which run and fragment the file is of, and the reasons in it, so that readers can skip it."""
     least, most, nulls = {}, {}, {}
     for column in ("run_id", "fragment_id", "error"):

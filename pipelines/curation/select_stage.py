@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from pyarrow.fs import LocalFileSystem
 
 from llava_core.errors import ConfigError
-from pipelines import record, tables
+from pipelines import record
 from pipelines.curation.overrides import Overrides
 from pipelines.curation.rules import RulesConfig, active_rules, unmeasured
 from pipelines.curation.select import NO_OVERRIDES, SelectConfig, score_columns, select_rows
 from pipelines.parts import write_fragment
-from pipelines.storage import StorageOptions, filesystem, join_uri
+from pipelines.storage import StorageOptions, filesystem, is_local, join_uri
 from pipelines.tables import CommitReport, open_table
 from pipelines.upkeep import replace_table
 from schemas.cluster import CLUSTER
@@ -142,7 +144,8 @@ def read_rows(
         [join_uri(root, path) for path in paths],
         schema=schema,
         format="parquet",
-        filesystem=store,
+        # Arrow's own file system reads on several threads; fsspec's goes through Python
+        filesystem=LocalFileSystem() if is_local(table_uri) else store,
         partitioning=ds.partitioning(pa.schema([pa.field("status", pa.string())]), flavor="hive"),
         partition_base_dir=root,
     )
@@ -195,7 +198,7 @@ def read_selection(
     return rows.cast(SELECTION).sort_by("uid")
 
 
-def _open(table_uri: str, storage_options: StorageOptions | None) -> "tables.DeltaTable":
+def _open(table_uri: str, storage_options: StorageOptions | None) -> DeltaTable:
     table = open_table(table_uri, storage_options)
     if table is None:
         raise ConfigError(f"no table at {table_uri}; run the stage before this one")

@@ -9,7 +9,7 @@ Ray or commit (`shard_stage`).
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,7 +115,7 @@ def write_shard(
     given = zip(work.source, work.n_image_tokens, work.n_text_tokens, strict=True)
     with ShardFile(settings.size, scratch) as kept, ShardFile(settings.size, scratch) as rejected:
         for row, (source, image_tokens, text_tokens) in zip(
-            _read(work.pieces, storage_options, columns, corpus), given, strict=True
+            read_pieces(work.pieces, storage_options, columns, corpus), given, strict=True
         ):
             values = shard_row(row, settings, model) | {"source": source, "fragment_id": work.shard_id}
             if values["error"]:
@@ -231,10 +231,20 @@ def _tiles(
     return bytes(torch.cat(parts).numpy().tobytes()) if parts else b""
 
 
-def _read(
-    pieces: Sequence[Piece], storage_options: StorageOptions | None, columns: CorpusColumns, corpus: CorpusSettings
+def read_pieces(
+    pieces: Iterable[Piece], storage_options: StorageOptions | None, columns: CorpusColumns, corpus: CorpusSettings
 ) -> Iterator[CorpusRow]:
-    """Read the wanted rows of each piece, in order, and hold them to their uids."""
+    """Read the wanted rows of each piece, in order, and hold them to their uids.
+
+    Args:
+        pieces: what to read.
+        storage_options: see `storage.storage_options`; None reads the environment.
+        columns: where rows keep their images and texts.
+        corpus: how the corpus is read.
+
+    Raises:
+        InputChanged: another row is where one was when the corpus was probed.
+    """
     for piece in pieces:
         wanted = dict(zip(piece.indices, piece.uids, strict=True))
         options = corpus_options(piece.fragment.root, storage_options)

@@ -1,0 +1,104 @@
+"""Small pictures of single rows for pages, read again from the corpus.
+
+A picture that cannot be had is left out, with a log line: pages show the row without it. What this does *not* do:
+choose rows.
+"""
+
+import base64
+import html
+import io
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from llava_core.errors import ImageRefused
+from llava_core.geometry import Size
+from llava_core.images import decode_image
+from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusSettings
+from pipelines.curation.shard import read_pieces
+from pipelines.curation.shard_plan import narrow_piece
+from pipelines.fragments import Fragment, InputChanged
+from pipelines.storage import StorageOptions
+
+log = logging.getLogger(__name__)
+
+SIDE = 256
+"""Longest side of a thumbnail, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowPlace:
+    """Where a row's picture is."""
+
+    uid: str
+    """The row."""
+    fragment: str
+    """Its fragment of the corpus."""
+    index: int
+    """Its row there."""
+
+
+def read_thumbnails(
+    places: Iterable[RowPlace],
+    fragments: Sequence[Fragment],
+    *,
+    storage_options: StorageOptions | None = None,
+    columns: CorpusColumns = DEFAULT_COLUMNS,
+    corpus: CorpusSettings = DEFAULT_SETTINGS,
+) -> dict[str, bytes]:
+    """Read the first image of some rows and make it small.
+
+    Args:
+        places: the rows, in any order.
+        fragments: the frozen corpus.
+        storage_options: see `storage.storage_options`; None reads the environment.
+        columns: where rows keep their images.
+        corpus: how the corpus is read.
+
+    Returns:
+        uid → JPEG of at most `SIDE` a side, for as many rows as the corpus gives again.
+    """
+    by_id = {one.fragment_id: one for one in fragments}
+    groups: dict[str, list[RowPlace]] = {}
+    for place in dict.fromkeys(places):
+        if place.fragment in by_id:
+            groups.setdefault(place.fragment, []).append(place)
+    found: dict[str, bytes] = {}
+    for name, group in groups.items():
+        ordered = sorted(group, key=lambda place: place.index)
+        piece = narrow_piece(by_id[name], [place.index for place in ordered], [place.uid for place in ordered])
+        try:
+            for row in read_pieces([piece], storage_options, columns, corpus):
+                if row.images:
+                    found[row.uid] = thumbnail(row.images[0])
+        except (ImageRefused, InputChanged) as error:
+            log.warning("no more pictures of fragment %s: %s", name, error)
+    return found
+
+
+def thumbnail(data: bytes) -> bytes:
+    """Shrink an encoded image to a JPEG of at most `SIDE` a side.
+
+    Raises:
+        ImageRefused: it cannot be decoded.
+    """
+    image = Image.fromarray(decode_image(data, at_least=Size(SIDE, SIDE)))
+    image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=76)
+    return file.getvalue()
+
+
+def image_tag(data: bytes | None, words: str) -> str:
+    """HTML of a picture, or of the words where there is none.
+
+    Example:
+        >>> image_tag(None, "a<b")
+        '<div class="noimage">a&lt;b</div>'
+    """
+    alt = html.escape(words)
+    if data is None:
+        return f'<div class="noimage">{alt}</div>'
+    return f'<img loading="lazy" alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'

@@ -29,8 +29,11 @@ class Ask:
     """One request, for both sides."""
 
     image: bytes
+    """Encoded."""
     prompt: str
+    """The question, without template."""
     num_tokens: int
+    """New tokens, exactly so many."""
 
 
 class _EndRows(StoppingCriteria):

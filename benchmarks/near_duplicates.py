@@ -106,6 +106,7 @@ class Peak(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
+        """Sample once a second."""
         me = psutil.Process()
         while not self.done.wait(1.0):
             total = 0

@@ -73,9 +73,7 @@ class PackedEngine:
     ) -> None:
         if model.language_model is None:
             raise ConfigError("an engine needs a model with a language model; this one was built without a text config")
-        kind = model.language_model.config.model_type
-        if kind not in PROVEN:
-            raise ConfigError(f"packed attention is proven for {', '.join(PROVEN)}, not {kind}; use ReferenceEngine")
+        check_proven(model.language_model.config.model_type)
         budgets = {"batch_size": batch_size, "tile_budget": tile_budget, "prefill_tokens": prefill_tokens}
         for name, value in (budgets | {"kv_bytes": kv_bytes}).items():
             check_at_least("engine", name, value, 1)
@@ -243,6 +241,14 @@ class PackedEngine:
         if prefix.cache is not None and (prefix.num_users == 0 or not prefix.filled):
             self.budget.release(prefix.cache)
             prefix.cache, prefix.filled = None, False
+
+
+def check_proven(model_type: str) -> None:
+    """Raise `ConfigError` for a language model that packed attention has not been proven for."""
+    if model_type not in PROVEN:
+        raise ConfigError(
+            f"the packed engine is proven for {', '.join(PROVEN)}, not for {model_type}; use the reference engine"
+        )
 
 
 def fewer_tiles(sequence: Running) -> Request | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from llava_core.config import check_at_least, check_choice
+from llava_core.engine import EngineName
 from llava_core.engine.types import SamplingConfig
 from llava_core.errors import ConfigError
 from llava_core.resolution import Resolution, Task
@@ -61,6 +62,9 @@ class InferenceConfig:
     """GPUs of each engine, fractions allowed, 0 for CPU only; 1 where the cluster has GPUs if left out."""
     dtype: Dtype = "auto"
     """Of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    engine: EngineName = "packed"
+    """"packed": no padding, images and prefixes shared. "reference": transformers' `generate` on padded batches, for
+    language models that packed attention has not been proven for, and to compare with."""
     ray_address: str | None = None
     """A running Ray cluster; without one, and outside of `ray job submit`, Ray starts on this machine."""
     batch_size: int = 8
@@ -81,6 +85,7 @@ class InferenceConfig:
         check_choice("config", "resolution", self.resolution, get_args(Resolution))
         check_choice("config", "task", self.task, get_args(Task))
         check_choice("config", "dtype", self.dtype, get_args(Dtype))
+        check_choice("config", "engine", self.engine, get_args(EngineName))
         for name in ("limit", "num_workers", "batch_size"):
             check_at_least("config", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         for name in ("max_tiles", "gpus_per_worker"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_core.checkpoints import read_config, resolve_model, revision
-from llava_core.errors import ConfigError
+from llava_core.engine import check_engine
 from llava_core.resolution import choose_resolution
 from pipelines import record, tables
 from pipelines.corpus import plan_corpus, read_fragment
@@ -82,8 +82,7 @@ def freeze(config: InferenceConfig) -> InferenceJob:
     """
     folder = resolve_model(config.model, revision=config.model_revision)
     model_config = read_config(folder)
-    if model_config.text is None:
-        raise ConfigError(f"--model {config.model} has no language model; expected one that can answer a prompt")
+    check_engine(config.engine, model_config)
     table_uri = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
     inquiry = config.inquiry
     options = _storage_options(config, inquiry, table_uri)
@@ -112,6 +111,7 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         inquiry=inquiry,
         model=_findable(config.model, folder),
         dtype=config.dtype,
+        engine=config.engine,
         batch_size=config.batch_size,
         corpus=config.corpus,
         columns=config.columns,
@@ -151,9 +151,10 @@ def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -
     identity = dataclasses.asdict(settings) | {
         "stage": [inquiry.job, inquiry.version],
         "inquiry": inquiry.identity(),
-        "corpus": dataclasses.asdict(config.corpus),
+        "corpus": {k: v for k, v in dataclasses.asdict(config.corpus).items() if k != "read_threads"},
         "columns": dataclasses.asdict(config.columns),
         "dtype": config.dtype,
+        "engine": config.engine,
         "limit": config.limit,
     }
     return record.run_id({name: value for name, value in identity.items() if name not in ("run_id", "chunk_rows")})

@@ -18,7 +18,7 @@ import ray.data
 import torch
 
 from llava_core.checkpoints import load_model, resolve_model
-from llava_core.engine import Engine
+from llava_core.engine import ENGINES, EngineName
 from llava_core.errors import TesseraError
 from llava_core.processor import LLaVAProcessor
 from pipelines.corpus import read_fragment
@@ -52,6 +52,8 @@ class StageSpec:
     """What a worker finds the checkpoint by: "tiny", an absolute folder, or `owner/name@commit`."""
     dtype: Dtype
     """Of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    engine: EngineName
+    """Which engine."""
     batch_size: int
     """Requests that the engine decodes together."""
     corpus: CorpusSettings
@@ -158,7 +160,8 @@ def load_engine(spec: StageSpec, device: str) -> Generator:
     folder = resolve_model(spec.model)
     auto = "bfloat16" if device.startswith("cuda") else "float32"
     model = load_model(folder, dtype=getattr(torch, auto if spec.dtype == "auto" else spec.dtype), device=device)
-    return Engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec.batch_size, device=device)
+    engine = ENGINES[spec.engine]
+    return engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec.batch_size, device=device)
 
 
 def corpus_options(uri: str, options: dict[str, str]) -> dict[str, Any]:

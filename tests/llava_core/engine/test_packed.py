@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from llava_core.checkpoints import load_model, resolve_model
-from llava_core.engine import PackedEngine, ReferenceEngine, Request, Result, SamplingConfig
+from llava_core.engine import PackedEngine, ReferenceEngine, Request, Result, SamplingConfig, check_engine
 from llava_core.engine.sampling import YesNo
-from llava_core.errors import ImageReason, PromptReason
+from llava_core.errors import ConfigError, ImageReason, PromptReason
 from llava_core.processor import LLaVAProcessor
 from llava_core.prompts import ask
 
@@ -243,3 +243,13 @@ def test_yes_no_margin_reads_the_first_tokens_logits() -> None:
     margins = yes_no.margins(logits)
     assert margins[0] == pytest.approx(2.313262 - 0.5, abs=1e-4) and margins[1] is not None and margins[1] < -10
     assert YesNo(lambda text: [7]).margins(logits) == [None, None]
+
+
+def test_language_models_that_are_not_proven_are_refused_before_they_are_loaded() -> None:
+    check_engine("packed", MODEL.config)
+    other = replace(MODEL.config, text={**MODEL.config.text, "model_type": "gemma2"})
+    check_engine("reference", other)
+    with pytest.raises(ConfigError, match="not for gemma2; use the reference engine"):
+        check_engine("packed", other)
+    with pytest.raises(ConfigError, match="no language model"):
+        check_engine("reference", replace(MODEL.config, text=None))

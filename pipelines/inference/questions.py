@@ -6,6 +6,7 @@ what binds it to one image: `image`, `uri` or `uid`. Its other scalars may stand
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -21,6 +22,8 @@ from schemas.reasons import CorpusReason
 MAX_FILE_BYTES = 2 * 2**30
 """The driver holds all questions of a file in memory."""
 MAX_QUESTION_BYTES = 1_000_000
+_LIST = re.compile(r'\s*\[\s*["{\]]')
+"""A text that begins like this is a JSON list; "[vqa] Who?" is a question."""
 _BINDINGS = ("image", "uri", "uid")
 _OWN = frozenset({"question", "text", "question_id", "kind", "choices", "schema", *_BINDINGS})
 
@@ -168,10 +171,10 @@ def _listed(value: object) -> list[Any]:
         return []
     if not isinstance(value, str):
         raise _schema(f"the questions are {type(value).__name__}; expected text")
-    if not value.lstrip().startswith("["):
+    if not _LIST.match(value):
         return [value] if value.strip() else []
-    parsed = parse_json(value.encode())
-    return parsed if isinstance(parsed, list) else [parsed]
+    parsed: list[Any] = parse_json(value.encode())
+    return parsed
 
 
 def read_lines(ref: ObjectRef, default: Form, options: StorageOptions = None) -> Iterator[Line]:

@@ -52,6 +52,9 @@ SCORE = pa.schema(
         pa.field("row_index", pa.int32(), nullable=False),
         RUN_ID,
         STATUS,
+        # among the first 32 columns, of which Delta keeps statistics: rejected rows are counted from them
+        ERROR,
+        ERROR_DETAIL,
         pa.field("source", pa.string(), nullable=False),
         pa.field("content_hash", pa.binary()),
         pa.field("pixel_hash", pa.binary()),
@@ -71,8 +74,6 @@ SCORE = pa.schema(
         *(pa.field(name, pa.float32()) for name in CARRIED),
         pa.field("model_scores", pa.map_(pa.string(), pa.float32())),
         *_PLAN,
-        ERROR,
-        ERROR_DETAIL,
     ]
 )
 """`row_index`: the row within its fragment. `source`: where the row comes from, for composition, quotas and survivors.

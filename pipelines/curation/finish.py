@@ -1,0 +1,116 @@
+"""What surrounds the work of a run: its record, other runs' rows, and the closing table."""
+
+import dataclasses
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import accounts, record, tables, upkeep
+from pipelines.accounts import Counts, check_accounts
+from pipelines.cli import Accounts, Say, render_accounts
+from pipelines.curation.job import CurateJob
+from pipelines.curation.select import count_reasons
+from pipelines.curation.select_stage import Selected, read_selection
+from pipelines.errors import AccountingError
+from pipelines.record import RunRecord
+from pipelines.storage import is_local, join_uri
+
+TABLES = ("scores", "clusters", "selection", "shards")
+KEPT = "kept"
+
+
+def is_settled(job: CurateJob) -> bool:
+    """Whether an earlier call brought the corpus as it is now, with these settings, to its end."""
+    earlier = RunRecord.read(job.output, job.run_id, job.options)
+    if earlier is None or earlier.status != "complete" or earlier.settings.get("state") != job.state:
+        return False
+    if job.config.overwrite and other_runs(job):
+        return False
+    return all(tables.open_table(job.table(name), job.options) is not None for name in TABLES)
+
+
+def say_settled(job: CurateJob, say: Say) -> None:
+    """Show the counts of a run that is complete already."""
+    selection = read_selection(job.table("selection"), storage_options=job.options)
+    assert selection is not None, "is_settled has looked"
+    _close(job, count_reasons(selection), new_rows=0, seconds=0.0, say=say)
+
+
+def begin_record(job: CurateJob) -> None:
+    """Write down what is about to be done."""
+    _write_record(job, status="running", counts={})
+
+
+def finish(job: CurateJob, selected: Selected, *, new_rows: int, seconds: float, say: Say) -> None:
+    """Hold the tables to the number of rows that went in, and show what became of them.
+
+    Raises:
+        AccountingError: rows in are not rows out.
+    """
+    for other in sorted(other_runs(job)) if job.config.overwrite else ():
+        upkeep.overwrite(job.table("scores"), run_id=other, storage_options=job.options)
+        say(f"run {other} was taken out (--overwrite); older versions of the table still show it")
+    counts = count_reasons(selected.table)
+    for reason, rows in selected.unmeasured.items():
+        say(f"{rows:,} rows have no value for {reason}, so they pass it")
+    faults = _faults(job, selected.table)
+    _write_record(job, status="failed" if faults else "complete", counts=dict(counts))
+    _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)
+    if faults:
+        raise AccountingError("; ".join(faults))
+
+
+def other_runs(job: CurateJob) -> set[str]:
+    """Runs in `scores` besides this one."""
+    table = tables.open_table(job.table("scores"), job.options)
+    files = accounts.files(table) if table else ()
+    return {str(name) for file in files for name in (file["min.run_id"], file["max.run_id"])} - {job.run_id}
+
+
+def _faults(job: CurateJob, selection: pa.Table) -> list[str]:
+    """What does not add up."""
+    names = {fragment.fragment_id for fragment in job.fragments}
+    probed = accounts.counts(job.table("scores"), job.run_id, fragment_ids=names, storage_options=job.options)
+    written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
+    kept = int(pc.sum(pc.equal(selection["status"], "ok"), min_count=0).as_py())
+    faults = []
+    if probed.rows != job.rows_in or selection.num_rows != job.rows_in:
+        faults.append(f"{job.rows_in} rows in, {probed.rows} in scores, {selection.num_rows} in selection")
+    if written.rows != kept:
+        faults.append(f"{kept} rows kept, {written.rows} in shards")
+    return faults
+
+
+def _write_record(job: CurateJob, *, status: Literal["running", "complete", "failed"], counts: dict[str, int]) -> None:
+    earlier = RunRecord.read(job.output, job.run_id, job.options)
+    planned: dict[str, list[str]] = {}
+    for fragment in job.fragments:
+        planned.setdefault(fragment.source, []).append(fragment.fragment_id)
+    RunRecord(
+        run_id=job.run_id,
+        job="curate_corpus",
+        settings=dataclasses.asdict(job.config) | {"state": job.state},
+        seeds={"balance": job.config.select.balance.seed},
+        versions=record.run_versions(),
+        fragments=planned,
+        rows_in=job.rows_in,
+        counts=counts,
+        status=status,
+        started=earlier.started if earlier and status != "running" else record.now_utc(),
+        finished="" if status == "running" else record.now_utc(),
+    ).write(job.output, job.options)
+
+
+def _close(job: CurateJob, counts: dict[str, int], *, new_rows: int, seconds: float, say: Say) -> None:
+    """Say the closing table, then raise if it does not add up."""
+    dropped = {reason: rows for reason, rows in counts.items() if reason != KEPT}
+    shards = job.table("shards")
+    places = {name: job.table(name) for name in TABLES} | {"polars": f'pl.read_delta("{shards}")'}
+    if is_local(job.output):
+        places["report"] = f"file://{join_uri(job.output, 'report.html')}"
+    figures = Accounts(
+        rows_in=job.rows_in, ok=counts.get(KEPT, 0), rejected=dropped, new_rows=new_rows, seconds=seconds
+    )
+    say(render_accounts(figures, places))
+    check_accounts(Counts(ok=counts.get(KEPT, 0), rejected=dropped), job.rows_in)

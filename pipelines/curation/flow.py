@@ -1,0 +1,171 @@
+"""The order of curation, on one screen.
+
+    freeze ─ lease ─ probe ─▶ scores ─ dedupe ─▶ clusters ─ select, balance ─▶ selection ─ shard ─▶ shards ─ report
+
+Each stage is a committed table and does only what is missing; images are read by the probe and for shards, and by
+nothing between. What this does *not* do: touch an image or a measurement.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+from pipelines import runtime, tables
+from pipelines.cli import Say
+from pipelines.curation.cluster_stage import Clustered, ClusterWork, cluster_stage, clusters_run
+from pipelines.curation.config import CurateConfig
+from pipelines.curation.finish import begin_record, finish, is_settled, say_settled
+from pipelines.curation.job import CurateJob, freeze
+from pipelines.curation.lease import Lease
+from pipelines.curation.pages import Runs, difference, write_diff, write_report
+from pipelines.curation.plan import say_plan
+from pipelines.curation.probe_stage import ProbeSpec, stream_receipts
+from pipelines.curation.select_stage import Selected, read_selection, select_stage
+from pipelines.curation.shard_stage import shard_stage
+from pipelines.fragments import Fragment, total_rows
+from pipelines.parts import Receipt
+from pipelines.progress import Progress, watched
+from schemas.score import SCORE
+
+T = TypeVar("T")
+COMMIT_RECEIPTS, COMMIT_SECONDS = 8, 2.0
+"""A group of receipts is committed when it is this large, or when the last commit is this long ago."""
+
+
+def curate_corpus(config: CurateConfig, say: Say) -> None:
+    """Curate a corpus into an output folder; what earlier calls did is not done again.
+
+    Args:
+        config: of the job.
+        say: where lines for people go.
+
+    Raises:
+        ConfigError, CheckpointRefused, TableError: before any cluster work.
+        LeaseError: another run is writing into the same folder.
+        AccountingError: at the end, if rows in are not rows out.
+        StalledError: nothing came back for `config.stall_timeout`.
+    """
+    job = freeze(config)
+    if config.plan:
+        say_plan(job, missing_fragments(job.fragments, job.probe), say)
+        return
+    if not config.diff and is_settled(job):
+        say_settled(job, say)
+        return
+    with Lease(job.output, job.options) as lease:
+        nodes = runtime.start_ray(config.ray_address)
+        if config.diff:
+            say(
+                "\n".join(on_worker(write_diff, job, Runs(scores=job.run_id, clusters=clusters_run(cluster_work(job)))))
+            )
+            return
+        begin_record(job)
+        started = time.monotonic()
+        new_rows = probe(job.fragments, job.probe, nodes, config, say)
+        if job.references:
+            probe(job.references, job.reference_probe, nodes, config, say)
+        lease.check()
+        clustered: Clustered = on_worker(cluster_stage, cluster_work(job))
+        how = "matched against the index" if clustered.incremental else "clustered"
+        say(f"dedupe: {clustered.fresh:,} new rows {how}")
+        lease.check()
+        selected = select(job, clustered.run_id, say)
+        lease.check()
+        sharded = shard_stage(selected.table, job.fragments, job.shard)
+        say(f"shards: {sharded.shards:,}, {sharded.written:,} of them written by this call")
+        on_worker(write_report, job, Runs(scores=job.run_id, clusters=clustered.run_id))
+        finish(job, selected, new_rows=new_rows, seconds=time.monotonic() - started, say=say)
+
+
+def probe(
+    fragments: Sequence[Fragment], spec: ProbeSpec, nodes: Sequence[runtime.Node], config: CurateConfig, say: Say
+) -> int:
+    """Bring a table of scores to a corpus: probe what is new or changed, take out what is gone.
+
+    Returns:
+        Rows that were probed.
+    """
+    table = tables.create_table(spec.table_uri, SCORE, storage_options=spec.storage_options)
+    run_id = spec.settings.run_id
+    missing = missing_fragments(fragments, spec)
+    stale = tables.live_fragments(table, run_id) - {fragment.fragment_id for fragment in fragments}
+    rows_in, to_do = total_rows(fragments), total_rows(missing)
+    if missing:
+        workers = runtime.plan_workers(config.num_workers or max(1, int(sum(node.cpus for node in nodes))), nodes)
+        say(f"probe: {rows_in:,} rows, {to_do:,} of them to do, by {workers.num_actors} worker(s); run {run_id}")
+        collect(stream_receipts(missing, spec, workers), spec, Progress(rows_in, done=rows_in - to_do), config)
+    if stale:
+        options = spec.storage_options
+        tables.commit(spec.table_uri, (), run_id=run_id, schema=SCORE, stale=stale, storage_options=options)
+        say(f"probe: {len(stale)} fragment(s) of files that changed or went were taken out")
+    return to_do
+
+
+def missing_fragments(fragments: Sequence[Fragment], spec: ProbeSpec) -> list[Fragment]:
+    """Those that are not yet in the table for this run."""
+    names = [fragment.fragment_id for fragment in fragments]
+    done = tables.committed_fragments(spec.table_uri, spec.settings.run_id, names, storage_options=spec.storage_options)
+    return [fragment for fragment in fragments if fragment.fragment_id not in done]
+
+
+def collect(receipts: Iterable[Receipt], spec: ProbeSpec, progress: Progress, config: CurateConfig) -> None:
+    """Commit receipts in groups as they come; what has come is committed whatever ends the stream."""
+    group: list[Receipt] = []
+    last = time.monotonic()
+    try:
+        for receipt in watched(receipts, deadline_s=config.stall_timeout):
+            progress.add(receipt.rows, rejected=receipt.rows - receipt.ok)
+            group.append(receipt)
+            if len(group) >= COMMIT_RECEIPTS or time.monotonic() - last >= COMMIT_SECONDS:
+                _commit(group, spec)
+                group, last = [], time.monotonic()
+    finally:
+        _commit(group, spec)
+        progress.close()
+
+
+def select(job: CurateJob, clusters_run: str, say: Say) -> Selected:
+    """Select, and say what that changes."""
+    before = read_selection(job.table("selection"), storage_options=job.options)
+    selected = select_stage(
+        job.table("scores"),
+        job.table("clusters"),
+        job.table("selection"),
+        job.config.select,
+        scores_run=job.run_id,
+        clusters_run=clusters_run,
+        overrides=job.overrides,
+        storage_options=job.options,
+    )
+    for line in difference(before, selected.table):
+        say(f"select: {line}")
+    return selected
+
+
+def on_worker(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a process of the cluster: it may take memory, or decode images."""
+    remote: Any = ray.remote(num_cpus=0)
+    found: T = ray.get(remote(function).remote(*arguments))
+    return found
+
+
+def cluster_work(job: CurateJob) -> ClusterWork:
+    """What the stage that deduplicates gets."""
+    probed = [(job.reference_probe.table_uri, job.reference_probe.settings.run_id)] if job.references else []
+    return ClusterWork(
+        scores_uri=job.table("scores"),
+        scores_run=job.run_id,
+        clusters_uri=job.table("clusters"),
+        config=job.config.dedupe,
+        references=(*probed, *job.reference_tables),
+        vetoes=job.overrides.not_duplicate,
+        storage_options=job.options,
+    )
+
+
+def _commit(group: Sequence[Receipt], spec: ProbeSpec) -> None:
+    if group:
+        run_id, options = spec.settings.run_id, spec.storage_options
+        tables.commit(spec.table_uri, group, run_id=run_id, schema=SCORE, storage_options=options)

@@ -33,6 +33,9 @@ def cluster() -> Iterator[dict[str, str]]:
     environment.pop("RAY_ADDRESS", None)
     head = [RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port)]
     head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--temp-dir", str(temp)]
+    # by default a second Ray on a machine wants the first one's ports for its agent, and its agent ends without a word
+    for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port"):
+        head += [f"--{name}", str(_free_port())]
     head += ["--num-cpus", "2", "--object-store-memory", str(120 * 2**20), "--min-worker-port", "0"]
     with started([*head, "--max-worker-port", "0"], environment):
         address = f"http://127.0.0.1:{dashboard}"
@@ -49,7 +52,12 @@ def test_a_submitted_job_fills_the_same_table(cluster: dict[str, str], tmp_path:
     folder, output = write_corpus(tmp_path / "photos", 9), tmp_path / "out"
     job = ["python", "jobs/caption_corpus.py", *caption_command(str(folder), str(output))]
     command = [RAY, "job", "submit", "--address", cluster["RAY_API_SERVER_ADDRESS"], "--working-dir", str(ROOT)]
-    code, said = finished([*command, "--", *job], cluster)
+    until = time.monotonic() + 120
+    # the server answers a little before the agent that starts jobs does; a refused job was never made
+    while "No available agent" in (answer := finished([*command, "--", *job], cluster))[1]:
+        assert time.monotonic() < until, answer[1]
+        time.sleep(1)
+    code, said = answer
     assert code == 0, said
     assert "rows in      12" in said
     assert "SUCCEEDED" in said.upper()

@@ -63,8 +63,7 @@ def whole(fragment: Fragment, *, each: int = 1, exact: bool = True) -> Work:
 
 def asking(fragment: Fragment, questions: Sequence[Question]) -> Work:
     """Return the work of a fragment and questions of its own, which are part of its id."""
-    keys = [row.key for row in fragment.rows]
-    text = canonical_json([fragment.fragment_id, keys, [dataclasses.asdict(one) for one in questions]])
+    text = canonical_json([fragment.fragment_id, [dataclasses.asdict(one) for one in questions]])
     return Work(
         work_id=hashlib.sha256(text.encode()).hexdigest()[:20],
         fragment=fragment,

@@ -129,6 +129,15 @@ def test_schemas_that_are_none_or_reach_outside_are_refused(schema: dict[str, ob
         check_form(Form(kind="json", schema=json.dumps(schema)))
 
 
+def test_nothing_is_fetched_even_if_a_reference_were_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args: asked.append(args))
+    monkeypatch.setattr("pipelines.inference.forms._references", lambda value: [])
+    reading = read_reply("3", Form(kind="json", schema='{"$ref":"http://127.0.0.1:9/s.json"}'))
+    assert "the schema cannot be followed" in (reading.detail or "")
+    assert asked == []
+
+
 @pytest.mark.parametrize("data", [b"{", b'{"a": 1, "a": 2}', b"[]", b"\xff"])
 def test_a_schema_is_a_strict_json_object(data: bytes) -> None:
     with pytest.raises(ConfigError, match="the schema is"):

@@ -62,6 +62,7 @@ figcaption b{color:var(--ink)}
 figcaption label{display:block;margin-top:.35rem;color:var(--ink);cursor:pointer}
 .save{position:sticky;bottom:0;background:var(--card);border:1px solid var(--line);border-radius:14px;
 padding:.8rem 1rem;margin-top:1.2rem;box-shadow:var(--shadow)}
+.save summary{cursor:pointer;color:var(--soft);font-size:.85rem;margin-top:.3rem}
 .save pre{margin:.5rem 0 0;max-height:9rem;overflow:auto;font-size:.78rem;white-space:pre-wrap}
 button{font:inherit;padding:.35rem .9rem;border-radius:8px;border:1px solid var(--accent);color:var(--accent);
 background:none;cursor:pointer}

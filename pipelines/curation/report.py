@@ -236,19 +236,27 @@ def histogram(scores: pa.Table, measure: str, kept: NDArray[np.bool_], config: S
     limits = [limit for rule in rules for limit in (rule.least, rule.most) if limit is not None]
     low, high = min([low, *limits]), max([high, *limits])
     log = low > 0 and high / low > 30
-    if high <= low:
-        high = low + 1
-    edges = np.geomspace(low, high, BINS + 1) if log else np.linspace(low, high, BINS + 1)
-    places = np.clip(np.searchsorted(edges, found, side="right") - 1, 0, BINS - 1)
+    edges = _edges(low, high, log=log, whole=bool((found == np.floor(found)).all()))
+    bins = len(edges) - 1
+    places = np.clip(np.searchsorted(edges, found, side="right") - 1, 0, bins - 1)
     return Histogram(
         measure=measure,
         edges=tuple(edges.tolist()),
-        kept=tuple(np.bincount(places[kept], minlength=BINS).tolist()),
-        dropped=tuple(np.bincount(places[~kept], minlength=BINS).tolist()),
+        kept=tuple(np.bincount(places[kept], minlength=bins).tolist()),
+        dropped=tuple(np.bincount(places[~kept], minlength=bins).tolist()),
         log=bool(log),
         rules=rules,
         missing=int((~there).sum()),
     )
+
+
+def _edges(low: float, high: float, *, log: bool, whole: bool) -> NDArray[np.float64]:
+    """Borders of bins: one for each whole number where those are few, else `BINS` equal ones."""
+    if whole and high - low < BINS:
+        return np.arange(math.floor(low), math.ceil(high) + 2, dtype=np.float64)
+    if high <= low:
+        high = low + 1
+    return np.geomspace(low, high, BINS + 1) if log else np.linspace(low, high, BINS + 1)
 
 
 def _composition(scores: pa.Table, name: str, kept: NDArray[np.bool_]) -> tuple[Part, ...]:

@@ -6,6 +6,7 @@ page's policy names it by its hash and forbids every other. What this does *not*
 
 import html
 import json
+import math
 from collections.abc import Mapping
 
 from pipelines.curation.overrides import Overrides
@@ -13,6 +14,7 @@ from pipelines.curation.page import bar, counts, heading, page, reason_tag, shar
 from pipelines.curation.report import Cluster, Forecast, Grid, Histogram, Member, Part, Report
 from pipelines.curation.select import NO_OVERRIDES
 from pipelines.curation.thumbnails import image_tag
+from schemas.cluster import ClusterRole
 
 _WIDTH, _HEIGHT, _FOOT = 360, 132, 18
 _MOST_PARTS = 24
@@ -72,7 +74,7 @@ def render_report(
         "kept": report.kept,
         "of them": share(report.kept, report.rows),
         "tokens kept": tokens,
-        "GPU-hours, estimated": f"{forecast.gpu_hours(tokens):,.3g}",
+        "GPU-hours, estimated": _hours(forecast.gpu_hours(tokens)),
     }
     sections = [
         f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>',
@@ -144,12 +146,11 @@ def _mark(shown: Histogram, limit: float | None, sign: str) -> str:
     if limit is None:
         return ""
     edges = shown.edges
-    # Between edges by their place, which is right on either scale for a threshold on an edge and near otherwise.
-    after = next((place for place, edge in enumerate(edges) if edge >= limit), len(edges) - 1)
-    before = max(after - 1, 0)
-    width = edges[after] - edges[before]
-    place = before + ((limit - edges[before]) / width if width else 0)
-    x = min(max(place * _WIDTH / (len(edges) - 1), 1), _WIDTH - 1)
+    if shown.log:
+        place = math.log(max(limit, edges[0]) / edges[0]) / math.log(edges[-1] / edges[0])
+    else:
+        place = (limit - edges[0]) / (edges[-1] - edges[0])
+    x = min(max(place * _WIDTH, 1), _WIDTH - 1)
     anchor, shift = ("start", 4) if x < _WIDTH / 2 else ("end", -4)
     return (
         f'<line class="line" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{_HEIGHT - _FOOT}"/>'
@@ -175,7 +176,7 @@ def _compositions(report: Report) -> list[str]:
 def _composition(part: Part, report: Report) -> list[str]:
     left = bar(part.kept / part.rows, 1 - part.kept / part.rows) if part.rows else bar(0)
     return [
-        html.escape(part.name) or "<em>none</em>",
+        html.escape(part.name) or "<em>unknown</em>",
         f"{part.rows:,}",
         share(part.rows, report.rows),
         f"{part.kept:,}",
@@ -211,7 +212,7 @@ def _grid_name(grid: Grid) -> str:
 
 def _forecast(parts: tuple[Part, ...], forecast: Forecast) -> list[str]:
     sums = [sum(getattr(part, name) for part in parts) for name in ("kept", "image_tokens", "text_tokens")]
-    rows = [_tokens(html.escape(part.name) or "<em>none</em>", part, forecast, sums) for part in parts[:_MOST_PARTS]]
+    rows = [_tokens(html.escape(part.name) or "<em>unknown</em>", part, forecast, sums) for part in parts[:_MOST_PARTS]]
     total = Part(name="", rows=0, kept=sums[0], image_tokens=sums[1], text_tokens=sums[2])
     rows.append(_tokens("<b>all</b>", total, forecast, sums))
     head = ["Source", "Rows", "Image tokens", "Text tokens", "Of all tokens", "GPU-hours"]
@@ -221,7 +222,7 @@ def _forecast(parts: tuple[Part, ...], forecast: Forecast) -> list[str]:
 def _tokens(name: str, part: Part, forecast: Forecast, sums: list[int]) -> list[str]:
     tokens = part.image_tokens + part.text_tokens
     figures = [f"{part.kept:,}", f"{part.image_tokens:,}", f"{part.text_tokens:,}"]
-    return [name, *figures, share(tokens, sums[1] + sums[2]), f"{forecast.gpu_hours(tokens):,.3g}"]
+    return [name, *figures, share(tokens, sums[1] + sums[2]), _hours(forecast.gpu_hours(tokens))]
 
 
 def _clusters(report: Report, thumbnails: Mapping[str, bytes], overrides: Overrides) -> list[str]:
@@ -235,8 +236,8 @@ def _clusters(report: Report, thumbnails: Mapping[str, bytes], overrides: Overri
     known = html.escape(json.dumps(overrides.to_json()))
     save = (
         f'<div class="save"><button id="save" data-overrides="{known}">Save overrides.json</button> '
-        "Tick what is no duplicate, save, and name the file in the next run: it honours it."
-        '<pre id="overrides"></pre></div>'
+        "Tick what is no duplicate, save, and name the file in the next run (--overrides): it honours it."
+        '<details><summary>what will be saved</summary><pre id="overrides"></pre></details></div>'
     )
     return [heading("Duplicates", why), *blocks, save]
 
@@ -253,7 +254,7 @@ def _member(member: Member, thumbnails: Mapping[str, bytes], overrides: Override
     uid = html.escape(member.uid)
     name = html.escape(member.uri.rpartition("/")[2] or member.uri)
     flags = html.escape(", ".join(member.flags))
-    state = html.escape(member.role) if best else f"{html.escape(member.role)}, {html.escape(_relation(member))}"
+    state = html.escape(member.role if best else _relation(member))
     lines = [f"<b>{state}</b>", name, html.escape(member.facts), flags, f'<span class="code">{uid}</span>']
     if not best:
         ticked = " checked" if member.uid in overrides.not_duplicate else ""
@@ -265,6 +266,19 @@ def _member(member: Member, thumbnails: Mapping[str, bytes], overrides: Override
 
 def _relation(member: Member) -> str:
     words = (member.kind or "").replace("_", " ")
+    if member.role != ClusterRole.DUPLICATE:
+        words = f"{member.role}, {words}"
     if member.distance is None or (member.kind or "").startswith("exact"):
         return words
     return f"{words}, distance {member.distance:.3g}"
+
+
+def _hours(hours: float) -> str:
+    """GPU-hours for people.
+
+    >>> _hours(12345.6), _hours(0.0421), _hours(0.000098), _hours(0)
+    ('12,346', '0.042', '< 0.01', '0')
+    """
+    if 0 < hours < 0.01:
+        return "< 0.01"
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"

@@ -1,7 +1,6 @@
 """Shards: the bytes that came in, checked, planned, cut by content, the same bytes whatever the circumstances."""
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,108 +9,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from llava_core.config import ConnectorConfig, ModelConfig, TileConfig, VisionConfig, plan_tiles
+from llava_core.config import plan_tiles
 from llava_core.errors import ConfigError
 from llava_core.geometry import Size
 from llava_core.images import decode_image
 from llava_core.tiling import tile_image
-from pipelines.corpus import plan_corpus, read_fragment
+from pipelines.corpus import plan_corpus
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation import shard_stage
-from pipelines.curation.shard import ShardSettings, shard_row, write_shard
+from pipelines.curation.shard import shard_row
 from pipelines.curation.shard_plan import ShardSize, cut_by_size, pieces_of, plan_shards
 from pipelines.curation.shard_stage import ShardSpec, shard_run, shard_work
 from pipelines.errors import TableError
 from pipelines.fragments import CorpusRow, Fragment, InputChanged, make_uid
-from pipelines.parts import Receipt
 from pipelines.tables import open_table
 from schemas.selection import SELECTION
 from schemas.shard import SHARD, SHARD_FILE
-
-TOWER = {"model_type": "clip_vision_model", "hidden_size": 32, "image_size": 28, "patch_size": 14}
-MODEL = ModelConfig(
-    vision=VisionConfig(tower=TOWER),
-    text_dim=16,
-    connector=ConnectorConfig(image_newline=True),
-    tiles=TileConfig(tile_size=28, pinpoints=(Size(28, 56), Size(56, 28), Size(28, 84))),
+from tests.pipelines.curation.shard_cases import (
+    MODEL,
+    SETTINGS,
+    SIZE,
+    files_of,
+    kept_rows,
+    photo,
+    talk,
+    write_all,
+    write_corpus,
 )
-SIZE = ShardSize(least_bytes=12_000, most_bytes=40_000, group_rows=3, group_bytes=9_000)
-SETTINGS = ShardSettings(run_id="shards0", model=MODEL.to_dict(), size=SIZE)
-
-
-def photo(height: int, width: int, seed: int, form: str = "JPEG") -> bytes:
-    """An image of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, form)
-    return file.getvalue()
-
-
-def talk(*turns: str) -> str:
-    """Canonical JSON of turns, the human first."""
-    return json.dumps([{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(turns)])
-
-
-def write_corpus(folder: Path, count: int) -> None:
-    """Photos with captions, of several sizes."""
-    folder.mkdir(exist_ok=True)
-    for number in range(count):
-        (folder / f"{number:03d}.jpg").write_bytes(photo(20 + number % 7, 30 + number % 5, number))
-        (folder / f"{number:03d}.txt").write_text(f"photo {number}")
-
-
-def kept_rows(fragments: list[Fragment], *, every: int = 1) -> pa.Table:
-    """SELECTION of a corpus: every n-th row kept, the others dropped."""
-    rows = []
-    for fragment in fragments:
-        for row in read_fragment(fragment):
-            keep = len(rows) % every == 0
-            size = decode_image(row.images[0]).shape[:2] if row.images else (1, 1)
-            plan = plan_tiles(Size(*size), MODEL, num_images=len(row.images))
-            rows.append(
-                {
-                    "uid": row.uid,
-                    "uri": row.uri,
-                    "fragment_id": "block-00000",
-                    "run_id": "sel",
-                    "status": "ok" if keep else "rejected",
-                    "source": "web",
-                    "corpus_fragment": fragment.fragment_id,
-                    "row_index": row.index,
-                    "file_bytes": sum(map(len, row.images)),
-                    "n_tiles": plan.num_tiles,
-                    "n_image_tokens": plan.num_image_tokens,
-                    "n_text_tokens": 3,
-                    "failed": [] if keep else ["BLURRED"],
-                    "error": None if keep else "BLURRED",
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=SELECTION)
-
-
-def write_all(
-    out: Path, fragments: list[Fragment], kept: pa.Table, settings: ShardSettings = SETTINGS
-) -> list[Receipt]:
-    """Write all shards of a selection, in this process."""
-    by_id = {one.fragment_id: one for one in fragments}
-    return [
-        write_shard(
-            shard_work(plan, by_id),
-            settings,
-            table_uri=str(out),
-            storage_options={},
-            columns=ShardSpec(settings=settings, table_uri="").columns,
-            corpus=CorpusSettings(),
-        )
-        for plan in plan_shards(kept, fragments, settings.size, tile_bytes=settings.tile_bytes)
-    ]
-
-
-def files_of(receipts: list[Receipt]) -> list[str]:
-    """Paths of all part files, sorted."""
-    return sorted(file.path for receipt in receipts for file in receipt.files)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._every = every_s if every_s is not None else _TERMINAL_SECONDS if self._terminal else _STREAM_SECONDS
         self._total, self._earlier, self._unit, self._quiet, self._clock = total, done, unit, quiet, clock
+        self._written = -1
         self._now = 0
         self._rejected = 0
         self._start = self._last = clock()
@@ -78,8 +79,9 @@ class Progress:
 
     def _write(self, *, final: bool) -> None:
         self._last = self._clock()
-        if self._quiet:
+        if self._quiet or (final and self._written == self._now and not self._terminal):
             return
+        self._written = self._now
         if self._terminal:
             # Back to the line's start, and clear what a longer line left.
             self._stream.write(f"\r\x1b[K{self.line()}" + ("\n" if final else ""))

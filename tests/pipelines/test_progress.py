@@ -54,6 +54,8 @@ def test_lines_come_at_intervals_and_at_the_end() -> None:
     progress.close()
     assert stream.getvalue().splitlines()[-1].startswith("100 of 100 rows (100.0 %), 4.0 rows/s")
     assert "\r" not in stream.getvalue()
+    progress.close()
+    assert stream.getvalue().count("100 of 100 rows") == 1
 
 
 def test_a_terminal_has_one_line_that_is_written_over() -> None:

@@ -45,6 +45,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[CorpusR
             places = "<image>" * len(names)
             line["conversations"] = json.loads(talk(f"{places}\nWhat is {number}?", "A thing.", "Sure?", "Yes."))
         lines.append(line)
+    silent = {"uid": "silent", "image": "0-0.bin", "conversations": json.loads(talk("<image>\nWhat?", " "))}
+    lines.append(silent)
     (folder / "in.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     fragments = plan_corpus([str(folder / "in.jsonl")], settings=CorpusSettings(rows_per_fragment=6))
     columns = CorpusColumns(uid="uid")
@@ -54,8 +56,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[CorpusR
     receipts = write_all(out, fragments, kept, columns=columns)
     assert len(receipts) > 1
     assert sum(receipt.ok for receipt in receipts) == 12
+    assert sum(receipt.rejected.get("EMPTY_TEXT", 0) for receipt in receipts) == 1
     tables.commit(str(out), receipts, run_id=SETTINGS.run_id, schema=SHARD)
-    return out, rows
+    return out, rows[:12]
 
 
 def test_a_web_dataset_is_read_back(shards: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from llava_core.errors import ConfigError
 from pipelines import tables
@@ -278,6 +279,12 @@ def test_only_rows_of_the_run_and_columns_that_are_asked_for(curated: tuple[Repo
     assert rows.column_names == ["uid", "status", "blur"]
     assert rows.sort_by("uid").equals(table.select(["uid", "status", "blur"]).sort_by("uid"))
     assert read_rows(uri, ["uid"], run_id="other").num_rows == 0
+    other = table.slice(0, 1).set_column(SCORE.get_field_index("run_id"), SCORE.field("run_id"), pa.array(["quick"]))
+    other = other.set_column(SCORE.get_field_index("fragment_id"), SCORE.field("fragment_id"), pa.array(["g"]))
+    receipt = write_fragment(other, SCORE, table_uri=uri, fragment_id="g", run_id="quick")
+    tables.commit(uri, [receipt], run_id="quick", schema=SCORE)
+    DeltaTable(uri).optimize.compact()
+    assert [read_rows(uri, ["uid"], run_id=run).num_rows for run in ("probe", "quick")] == [12, 1]
     with pytest.raises(ConfigError, match="no table at"):
         read_rows(f"{work.output}/none", ["uid"], run_id="probe")
     assert read_selection(f"{work.output}/none") is None

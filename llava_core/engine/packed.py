@@ -50,8 +50,9 @@ class PackedEngine:
         kv_bytes: most bytes of keys and values at any time; requests wait for room.
         feature_cache_bytes: image features kept for images that come again.
         share_prefixes: whether requests about the same images share the beginning of their prompts.
-        deterministic: a result does not depend on what else is asked, to the last bit: every request is encoded and
-            prefilled alone, shares no prefix, and is decoded in a batch of fixed size. Slower.
+        deterministic: a result does not depend on what else is asked, to the last bit: every request runs alone and
+            shares nothing, because a matrix product rounds differently for another number of rows, and even for
+            another row. Slower.
 
     Raises:
         ConfigError: a budget is below 1, or the model has no language model or one that is not `PROVEN`.
@@ -79,13 +80,13 @@ class PackedEngine:
             check_at_least("engine", name, value, 1)
         self.model = (model if device is None else model.to(device)).eval()
         self.processor = processor
-        self.batch_size = batch_size
-        self.tile_budget = 1 if deterministic else tile_budget
-        self.prefill_tokens = 1 if deterministic else prefill_tokens
+        self.batch_size = 1 if deterministic else batch_size
+        self.tile_budget = tile_budget
+        self.prefill_tokens = prefill_tokens
         self.share_prefixes = share_prefixes and not deterministic
         self.budget = KVBudget(KVShape.of(model.language_model), kv_bytes)
         self.features = FeatureCache(feature_cache_bytes)
-        self._runner = Runner(self.model, processor, self.features, fixed_rows=batch_size if deterministic else 0)
+        self._runner = Runner(self.model, processor, self.features)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Result]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llava_core.engine.attention import Span, Step
 from llava_core.engine.features import FeatureCache, image_features
-from llava_core.engine.kv import KVShape, SequenceCache
+from llava_core.engine.kv import SequenceCache
 from llava_core.engine.requests import Running
 from llava_core.engine.sampling import YesNo, choose
 from llava_core.model import LLaVANeXT
@@ -39,17 +39,12 @@ class Runner:
         model: with a language model.
         processor: of the same checkpoint.
         features: image features that come again.
-        fixed_rows: decode with exactly so many rows, empty ones added; 0 for as many as there are. A matrix product
-            rounds differently for another number of rows, so this is what makes results independent of neighbours.
     """
 
-    def __init__(
-        self, model: LLaVANeXT, processor: LLaVAProcessor, features: FeatureCache, fixed_rows: int = 0
-    ) -> None:
+    def __init__(self, model: LLaVANeXT, processor: LLaVAProcessor, features: FeatureCache) -> None:
         self.model = model
         self.processor = processor
         self.features = features
-        self.fixed_rows = fixed_rows
         self._yes_no = YesNo(processor.encode_words)
 
     def prefill(self, sequences: Sequence[Running], tile_budget: int) -> None:
@@ -81,9 +76,7 @@ class Runner:
     def decode(self, running: Sequence[Running]) -> None:
         """Choose one more token for each running request."""
         rows = [Row(s.generated[-1:], cache_of(s), None if s.prefix is None else s.prefix.cache) for s in running]
-        shape = KVShape.of(self.model.language_model)
-        empty = [Row([0], SequenceCache(shape, 1, self.model.device)) for _ in range(self.fixed_rows - len(rows))]
-        self._take(running, self._forward([*rows, *empty])[: len(rows)])
+        self._take(running, self._forward(rows))
 
     def _forward(self, rows: Sequence[Row], first_kept: int = 0) -> Tensor:
         """Run the language model over packed rows, and return float[len(rows) - first_kept, V] of their last tokens."""

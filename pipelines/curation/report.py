@@ -226,8 +226,8 @@ def histogram(scores: pa.Table, measure: str, kept: NDArray[np.bool_], config: S
         config: whose thresholds are drawn in.
     """
     rules = tuple(rule for rule in active_rules(config.rules) if rule.measure == measure)
-    column = measured(scores, measure).cast(pa.float64())
-    values = np.asarray(column.to_numpy())
+    column = measured(scores, measure)
+    values = np.asarray(column.cast(pa.float64()).to_numpy())
     there = np.isfinite(values)
     if not there.any():
         return None
@@ -236,7 +236,7 @@ def histogram(scores: pa.Table, measure: str, kept: NDArray[np.bool_], config: S
     limits = [limit for rule in rules for limit in (rule.least, rule.most) if limit is not None]
     low, high = min([low, *limits]), max([high, *limits])
     log = low > 0 and high / low > 30
-    edges = _edges(low, high, log=log, whole=bool((found == np.floor(found)).all()))
+    edges = _edges(low, high, log=log, whole=pa.types.is_integer(column.type))
     bins = len(edges) - 1
     places = np.clip(np.searchsorted(edges, found, side="right") - 1, 0, bins - 1)
     return Histogram(

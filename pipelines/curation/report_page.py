@@ -239,7 +239,8 @@ def _clusters(report: Report, thumbnails: Mapping[str, bytes], overrides: Overri
         "Tick what is no duplicate, save, and name the file in the next run (--overrides): it honours it."
         '<details><summary>what will be saved</summary><pre id="overrides"></pre></details></div>'
     )
-    return [heading("Duplicates", why), *blocks, save]
+    # The button stays in sight within its section only.
+    return ["<section>", heading("Duplicates", why), *blocks, save, "</section>"]
 
 
 def _cluster(cluster: Cluster, thumbnails: Mapping[str, bytes], overrides: Overrides) -> str:

@@ -27,7 +27,7 @@ MODEL = ModelConfig(
     connector=ConnectorConfig(image_newline=True),
     tiles=TileConfig(tile_size=28, pinpoints=(Size(28, 56), Size(56, 28), Size(28, 84))),
 )
-SIZE = ShardSize(least_bytes=12_000, most_bytes=40_000, group_rows=5, group_bytes=6_000)
+SIZE = ShardSize(least_bytes=12_000, most_bytes=40_000, group_rows=4, group_bytes=4_850)
 SETTINGS = ShardSettings(run_id="shards0", model=MODEL.to_dict(), size=SIZE)
 
 

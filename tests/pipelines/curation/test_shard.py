@@ -80,14 +80,14 @@ def test_the_file_is_as_promised(corpus: Any, tmp_path: Path) -> None:
             rows_of_groups.add(group.num_rows)
             columns = {group.column(place).path_in_schema: group.column(place) for place in range(group.num_columns)}
             images = columns["images.list.element"]
-            assert images.total_uncompressed_size <= SIZE.group_bytes + 200
+            assert images.total_uncompressed_size <= SIZE.group_bytes + 60
             assert (images.compression, columns["text"].compression) == ("UNCOMPRESSED", "ZSTD")
             assert "RLE_DICTIONARY" not in images.encodings
             assert columns["uid"].has_offset_index
         assert file.size == (tmp_path / file.path).stat().st_size
         assert json.loads(file.stats)["numRecords"] == file.rows == parquet.metadata.num_rows
-    # five rows, or fewer where they are large
-    assert {5, 4} <= rows_of_groups
+    # four rows, or fewer where they are large (photos have 1,082 to 1,337 bytes)
+    assert {4, 3} <= rows_of_groups
 
 
 def test_shards_are_sorted_by_place_and_within_their_sizes(corpus: Any) -> None:

@@ -1,0 +1,163 @@
+"""What curation decides before and between its stages: names of runs, thresholds over a recipe, growth of clusters."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from llava_core.errors import ConfigError
+from pipelines.cli import parse
+from pipelines.corpus_settings import CorpusSettings
+from pipelines.curation.balance import BalanceConfig
+from pipelines.curation.cluster_stage import grow, still_there
+from pipelines.curation.config import CurateConfig
+from pipelines.curation.dedupe import DedupeConfig, dedupe_table
+from pipelines.curation.job import CurateJob, freeze
+from pipelines.curation.recipes import datacomp_basic
+from pipelines.curation.rules import RulesConfig
+from tests.pipelines.curation.cases import table
+from tests.pipelines.curation.pictures import encoded, scene
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(encoded(scene(number)))
+    return folder
+
+
+def config(folder: Path, **changes: Any) -> CurateConfig:
+    return CurateConfig(**({"input": (str(folder),), "output": str(folder.parent / "out")} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": ()}, "input is empty"),
+        ({"output": " "}, "output is empty"),
+        ({"recipe": "best"}, "expected one of 'permissive'"),
+        ({"quality": "beauty"}, "'blockiness'"),
+        ({"pixels": "floats"}, "'encoded'"),
+        ({"limit": 0}, "limit is 0"),
+        ({"num_workers": 0}, "num_workers is 0"),
+        ({"stall_timeout": 0}, "more than 0 seconds"),
+    ],
+)
+def test_wrong_settings_say_what_was_expected(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_the_command_line() -> None:
+    words = "--input a s3://b/c --output o --recipe datacomp_basic --min-blur 80 --formats JPEG PNG --limit 5 --plan"
+    words += " --against eval --overrides v.json --dedupe.near.max-distance 2 --rows-per-fragment 9 --model tiny"
+    found = parse(CurateConfig, words.split())
+    assert (found.input, found.against, found.overrides, found.plan) == (("a", "s3://b/c"), ("eval",), "v.json", True)
+    assert found.dedupe.near.max_distance == 2
+    assert found.corpus == CorpusSettings(rows_per_fragment=9)
+    expected = dataclasses.replace(datacomp_basic().rules, min_blur=80, formats=("JPEG", "PNG"))
+    assert found.select.rules == expected
+
+
+def test_a_recipe_keeps_what_is_not_changed(tmp_path: Path) -> None:
+    changed = config(tmp_path, recipe="datacomp_basic", rules=RulesConfig(min_side=100)).select
+    assert (changed.rules.min_side, changed.rules.max_aspect) == (100, 3)
+    assert not changed.balance.active
+    assert config(tmp_path, balance=BalanceConfig(total=7)).select.balance.total == 7
+
+
+PROBED: list[dict[str, Any]] = [
+    {"model": "tiny"},
+    {"quality": "aesthetic"},
+    {"source_key": "from"},
+    {"decoder_seconds": 3.0},
+    {"decoder_bytes": 2**29},
+    {"limit": 2},
+    {"corpus": CorpusSettings(sidecars=False)},
+]
+SELECTED: list[dict[str, Any]] = [
+    {"recipe": "llava_highres"},
+    {"rules": RulesConfig(min_blur=3)},
+    {"balance": BalanceConfig(total=2)},
+]
+PASSING: list[dict[str, Any]] = [{"num_workers": 2}, {"plan": True}, {"diff": True}, {"stall_timeout": 5.0}]
+
+
+def test_the_probe_is_named_by_what_it_measures_and_the_state_by_all(corpus: Path) -> None:
+    base = freeze(config(corpus))
+    probed = [freeze(config(corpus, **change)) for change in PROBED]
+    assert len({base.run_id, *(job.run_id for job in probed)}) == 1 + len(PROBED)
+    selected = [freeze(config(corpus, **change)) for change in SELECTED]
+    assert {job.run_id for job in selected} == {base.run_id}
+    assert len({base.state, *(job.state for job in [*selected, *probed])}) == 1 + len(SELECTED) + len(PROBED)
+    passing = [freeze(config(corpus, **change)) for change in PASSING]
+    assert {(job.run_id, job.state) for job in passing} == {(base.run_id, base.state)}
+
+
+def test_the_state_follows_files_and_their_run_does_not(corpus: Path) -> None:
+    jobs: list[CurateJob] = [freeze(config(corpus))]
+    (corpus / "3.jpg").write_bytes(encoded(scene(3)))
+    jobs.append(freeze(config(corpus)))
+    words, decisions = corpus.parent / "words.txt", corpus.parent / "v.json"
+    for text in ("foo", "bar"):
+        words.write_text(text)
+        jobs.append(freeze(config(corpus, flagged_words=str(words))))
+    for uid in ("a", "b"):
+        decisions.write_text(json.dumps({"drop": [uid]}))
+        jobs.append(freeze(config(corpus, overrides=str(decisions))))
+    jobs.append(freeze(config(corpus, against=(str(corpus),))))
+    assert len({job.state for job in jobs}) == len(jobs)
+    assert jobs[0].run_id == jobs[1].run_id == jobs[-1].run_id
+    assert len({jobs[0].run_id, jobs[2].run_id, jobs[3].run_id}) == 3
+    assert jobs[-1].references == jobs[-1].fragments
+    assert jobs[-1].reference_probe.settings.run_id != jobs[-1].run_id
+
+
+def clustered(rows: pa.Table) -> pa.Table:
+    clusters, _ = dedupe_table(rows, DedupeConfig())
+    place = [rows["uid"].to_pylist().index(uid) for uid in clusters["uid"].to_pylist()]
+    return clusters.append_column("content_hash", rows["content_hash"].take(pa.array(place)))
+
+
+A: Mapping[str, object] = {"uid": "a", "phash": 0b1111_0000, "width": 20}
+B: Mapping[str, object] = {"uid": "b", "phash": 0b1111_0001}
+C: Mapping[str, object] = {"uid": "c"}
+D: Mapping[str, object] = {"uid": "d", "phash": 0b1111_0000, "width": 90}
+
+
+def survivors(clusters: pa.Table) -> dict[str, str]:
+    return {row["uid"]: row["survivor_uid"] for row in clusters.to_pylist()}
+
+
+def test_new_rows_meet_the_index_whose_survivors_stay() -> None:
+    earlier = clustered(table(dict(A), dict(B), dict(C)))
+    rows = table(dict(A), dict(B), dict(C), dict(D))
+    kept = still_there(earlier, rows)
+    assert kept is not None
+    grown, fresh = grow(kept, rows, DedupeConfig(), None, frozenset())
+    assert fresh == 1
+    # all at once, the larger "d" would survive
+    assert survivors(grown) == {"a": "a", "b": "a", "c": "c", "d": "a"}
+    assert survivors(clustered(rows))["a"] == "d"
+    assert grown["uid"].to_pylist() == ["a", "b", "c", "d"]
+    assert grow(kept, rows.slice(0, 3), DedupeConfig(), None, frozenset())[1] == 0
+
+
+def test_rows_that_changed_or_went_leave_and_orphans_start_all_over() -> None:
+    rows = table(dict(A), dict(B), dict(C))
+    earlier = clustered(rows)
+    without_copy = still_there(earlier, table(dict(A), dict(C)))
+    assert without_copy is not None
+    assert survivors(without_copy) == {"a": "a", "c": "c"}
+    assert still_there(earlier, table(dict(B), dict(C))) is None
+    changed = {**C, "content_hash": b"other bytes"}
+    kept = still_there(earlier, table(dict(A), dict(B), changed))
+    assert kept is not None
+    assert survivors(kept) == {"a": "a", "b": "a"}
+    assert still_there(earlier, table({**A, "content_hash": b"other"}, dict(B), dict(C))) is None

@@ -10,7 +10,7 @@ H and W are height and width in pixels. What this does *not* do: decode (`llava_
 
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,11 +85,12 @@ def pixel_hash(image: NDArray[np.uint8]) -> bytes:
         image: uint8[H, W, 3] RGB after orientation.
 
     Returns:
-        16 bytes, blake2b of height, width and pixels; an image and its reshaped pixels differ.
+        16 bytes, the first of the sha256 of height, width and pixels; an image and its reshaped pixels differ.
     """
-    digest = blake2b(repr(image.shape).encode(), digest_size=HASH_BYTES)
+    # processors have instructions for sha256: twice as fast as blake2b on half a megabyte
+    digest = sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
+    return digest.digest()[:HASH_BYTES]
 
 
 def content_hash(data: bytes) -> bytes:

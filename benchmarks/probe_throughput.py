@@ -1,0 +1,165 @@
+"""The probe on ImageNet-like JPEGs (500×375, quality 90): images a second on one core, and on Ray with both.
+
+    python benchmarks/probe_throughput.py
+
+1. `look`, everything that the probe does to an image, on one core: processor time, turn and turn about with
+   `imagededup`'s `PHash.encode_image` on the same files. Theirs does less: it decodes and hashes. Its package also
+   imports a neural network at start, of which PHash uses nothing; a stand-in takes that import's place, so that its
+   torchvision is not needed here: `pip install --no-deps imagededup scikit-learn joblib threadpoolctl matplotlib …`.
+2. The stage as the job runs it (Ray actors, a decoding process behind each, rows, tables, receipts), first receipt to
+   last, against a bare multiprocessing pool over `look` on the same files with as many processes; wall time.
+
+All of it runs with the environment of the decoding process (memory kept between images), the peers too.
+"""
+
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from report import report
+from skimage import data
+
+from pipelines import runtime
+from pipelines.corpus import plan_corpus
+from pipelines.corpus_settings import CorpusSettings
+from pipelines.curation.config import CurateConfig
+from pipelines.curation.job import freeze
+from pipelines.curation.look import look
+from pipelines.curation.probe_stage import stream_receipts
+from pipelines.curation.sandbox import DECODER_ENVIRONMENT
+
+FILES, STAGE_FILES, PASSES = 200, 4000, 5
+HEIGHT, WIDTH, QUALITY = 375, 500, 90
+CORES = 2
+
+
+def make_files(folder: Path, count: int) -> list[Path]:
+    """Crops of photos at many scales, with the grain that real photos have, about 100 kB each."""
+    rng = np.random.default_rng(0)
+    photos = [Image.fromarray(photo) for photo in (data.astronaut(), data.coffee(), data.rocket(), data.chelsea())]
+    places = []
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        width = int(min(photo.width, photo.height * WIDTH / HEIGHT) * rng.uniform(0.6, 1))
+        height = width * HEIGHT // WIDTH
+        left, top = int(rng.integers(photo.width - width + 1)), int(rng.integers(photo.height - height + 1))
+        box = (left, top, left + width, top + height)
+        pixels = np.asarray(photo.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=box))
+        grain = rng.normal(0, 4, (HEIGHT, WIDTH, 1))
+        place = folder / f"{number:05d}.jpg"
+        Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(place, quality=QUALITY)
+        places.append(place)
+    return places
+
+
+def ours(place: Path) -> int:
+    """All that the probe finds out about one image."""
+    return look(place.read_bytes())[0].phash
+
+
+def peer() -> Callable[[Path], str] | None:
+    """`imagededup`'s own pHash of one file; None where the package is not installed."""
+    for name, attribute in (("imagededup.methods.cnn", "CNN"), ("imagededup.utils.models", "CustomModel")):
+        stand_in: Any = types.ModuleType(name)
+        setattr(stand_in, attribute, type(attribute, (), {}))
+        stand_in.__getattr__ = lambda _: type("Unused", (), {})
+        sys.modules[name] = stand_in
+    try:
+        from imagededup.methods import PHash
+    except ImportError as error:
+        print(f"no imagededup: {error}")
+        return None
+    method = PHash(verbose=False)
+    return lambda place: str(method.encode_image(image_file=str(place)))
+
+
+def seconds(run: Callable[[Path], object], places: list[Path]) -> float:
+    """Processor seconds of one pass."""
+    started = time.process_time()
+    for place in places:
+        run(place)
+    return time.process_time() - started
+
+
+def one_core(places: list[Path]) -> list[bool | None]:
+    """Claims 1."""
+    theirs = peer()
+    mine, other = [], []
+    for _ in range(PASSES):
+        mine.append(seconds(ours, places))
+        if theirs is not None:
+            other.append(seconds(theirs, places))
+    rate = len(places) / statistics.median(mine)
+    print(f"ours {rate:.0f} images/s a core, {len(places)} files, {PASSES} passes of {min(mine):.2f}-{max(mine):.2f} s")
+    ratio = None
+    if other:
+        print(f"imagededup PHash {len(places) / statistics.median(other):.0f} images/s a core")
+        ratio = statistics.median(b / a for a, b in zip(mine, other, strict=True))
+    why = "imagededup PHash.encode_image, same files, one core" if other else "imagededup is not installed"
+    return [
+        report("probe of ImageNet-like JPEGs, one core", rate, "images/s", ">= 250", "processor time"),
+        report("probe against imagededup's pHash alone", ratio, "x", ">= 3", why),
+    ]
+
+
+def pool_rate(places: list[Path]) -> float:
+    """Images a second of a bare pool, once it is warm."""
+    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+        pool.map(ours, places[: 20 * CORES], chunksize=10)
+        started = time.monotonic()
+        for _ in pool.imap_unordered(ours, places, chunksize=32):
+            pass
+        return len(places) / (time.monotonic() - started)
+
+
+def stage_rate(folder: Path, output: Path) -> float:
+    """Images a second of the stage on Ray, from the first receipts to the last."""
+    settings = CorpusSettings(rows_per_fragment=64)
+    job = freeze(CurateConfig(input=(str(folder),), output=str(output), corpus=settings))
+    workers = runtime.plan_workers(CORES, runtime.start_ray("local", num_cpus=CORES))
+    rows, started = 0, 0.0
+    fragments = plan_corpus([str(folder)], settings=settings)
+    for number, receipt in enumerate(stream_receipts(fragments, job.probe, workers)):
+        if number < CORES:
+            started = time.monotonic()
+        else:
+            rows += receipt.rows
+    return rows / (time.monotonic() - started)
+
+
+def main() -> int:
+    """Run both, in a process with the decoder's environment."""
+    if not DECODER_ENVIRONMENT.items() <= os.environ.items():
+        return subprocess.run([sys.executable, *sys.argv], env=os.environ | DECODER_ENVIRONMENT, check=False).returncode
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "images"
+        folder.mkdir()
+        places = make_files(folder, FILES)
+        print(f"{FILES} files of {sum(place.stat().st_size for place in places) / FILES / 1e3:.0f} kB")
+        holds = one_core(places)
+        many = Path(scratch) / "many"
+        many.mkdir()
+        for number in range(STAGE_FILES):
+            (many / f"{number:05d}.jpg").hardlink_to(places[number % FILES])
+        bare = [pool_rate(sorted(many.iterdir()))]
+        stage = stage_rate(many, Path(scratch) / "out")
+        bare.append(pool_rate(sorted(many.iterdir())))
+        print(f"bare pool {bare[0]:.0f} and {bare[1]:.0f} images/s before and after, stage on Ray {stage:.0f}")
+        share = 100 * stage / statistics.mean(bare)
+        words = f"multiprocessing pool of {CORES} over the same function, before and after"
+        holds.append(report("probe on Ray, rows and tables included", share, "% of a bare loop", ">= 80", words))
+    return int(not all(one is not False for one in holds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The engine: many requests, one device. `Engine` is the fast one; the reference is the oracle that it is held to."""
+"""The engine: many requests, one device. `Engine` packs and shares; the reference is the oracle that it is held to."""
 
 from typing import Literal
 

@@ -34,10 +34,10 @@ from llava_core.conversations import (
 )
 from llava_core.errors import ConfigError, PromptReason, PromptRefused
 from llava_core.geometry import Size
-from llava_core.labels import IGNORE_INDEX, PromptTokenizer, with_placeholders
+from llava_core.labels import IGNORE_INDEX, PromptTokenizer, Tokens, with_placeholders
 from llava_core.media import Media, MediaLoader
 from llava_core.media_inputs import ImageInput, load_image, nest
-from llava_core.prompts import ImagePlacement, find_template, prompt_text, render
+from llava_core.prompts import ImagePlacement, Segment, find_template, prompt_text, render
 
 __all__ = ["Encoded", "LLaVAProcessor"]
 
@@ -149,13 +149,43 @@ class LLaVAProcessor:
         generate = add_generation_prompt
         if generate is None:
             generate = bool(conversation) and conversation[-1].role == "user"
+        # A prompt that is refused costs no decoding.
+        segments = self._render(conversation, generate, image_placement)
+        media = media or self.load_media(images, videos, max_tiles)
+        tokens = self._tokenise(segments, media.image_tokens, media.video_tokens)
+        return _encoded(tokens.input_ids, tokens.labels, media, max_length)
+
+    def tokenise(
+        self,
+        conversation: Conversation,
+        image_tokens: Sequence[int] = (),
+        video_tokens: Sequence[int] = (),
+        *,
+        image_placement: ImagePlacement = "front",
+    ) -> Tokens:
+        """Ids and labels of a conversation whose media are known by their plans alone: nothing is decoded.
+
+        Args:
+            conversation: its last turn is the assistant's.
+            image_tokens: of each image, as `plan_tiles` counts them.
+            video_tokens: of each video.
+            image_placement: as in `render`.
+
+        Returns:
+            What `encode` of the same media holds.
+
+        Raises:
+            PromptRefused: as `encode` does.
+        """
+        check_media(conversation, len(image_tokens), len(video_tokens))
+        return self._tokenise(self._render(conversation, False, image_placement), image_tokens, video_tokens)
+
+    def _render(self, conversation: Conversation, generate: bool, image_placement: ImagePlacement) -> list[Segment]:
         segments = render(conversation, self.template, generate, image_placement)
         characters = sum(len(segment.text) for segment in segments)
         if characters > MAX_TEXT_CHARS:
             raise PromptRefused(PromptReason.TOO_LONG, f"{characters} characters; at most {MAX_TEXT_CHARS}")
-        media = media or self.load_media(images, videos, max_tiles)
-        tokens = self._tokenise(segments, media.image_tokens, media.video_tokens)
-        return _encoded(tokens.input_ids, tokens.labels, media, max_length)
+        return segments
 
     def collate(
         self, samples: Sequence[Encoded], *, padding_side: PaddingSide = "left", with_labels: bool = False

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
+from llava_core.attention import attend, attention_by, register
 from llava_core.engine.kv import SequenceCache
 
 IMPLEMENTATION = "tessera_packed"
@@ -121,21 +120,7 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor
         grouped = query.reshape(1, keys.shape[0], groups, width)
         attended = scaled_dot_product_attention(grouped, keys[None], values[None], scale=scale)
         return attended.reshape(heads, 1, width)
-    mask = None if num_tokens == keys.shape[1] else _causal(num_tokens, keys.shape[1], keys.device)
-    return scaled_dot_product_attention(
-        query[None],
-        keys[None],
-        values[None],
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scale,
-        enable_gqa=groups > 1,
-    )[0]
-
-
-def _causal(num_tokens: int, total: int, device: torch.device) -> Tensor:
-    """bool[T, S]: True where the last T of S tokens may look."""
-    return torch.ones(num_tokens, total, dtype=torch.bool, device=device).tril(total - num_tokens)
+    return attend(query, keys, values, scale)
 
 
 def _attend_with_lse(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -210,28 +195,14 @@ def _windowed(
     if prefix is not None:
         keys = torch.cat([prefix.keys[layer, :, : prefix.length], keys], dim=1)
         values = torch.cat([prefix.values[layer, :, : prefix.length], values], dim=1)
-    num_tokens, total = query.shape[1], keys.shape[1]
-    mask = _causal(num_tokens, total, keys.device).triu(total - num_tokens - window + 1)
-    return scaled_dot_product_attention(
-        query[None], keys[None], values[None], attn_mask=mask, scale=scale, enable_gqa=query.shape[0] > keys.shape[0]
-    )[0]
+    return attend(query, keys, values, scale, window=window)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Spans say who sees whom, so no mask is built."""
-
-
-AttentionInterface.register(IMPLEMENTATION, packed_attention)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+register(IMPLEMENTATION, packed_attention)
 
 
 @contextmanager
 def packed(language_model: nn.Module) -> Iterator[None]:
     """Run a transformers language model's layers with packed attention inside the block."""
-    config = language_model.config.get_text_config()  # type: ignore[operator,union-attr]
-    before = config._attn_implementation
-    config._attn_implementation = IMPLEMENTATION
-    try:
+    with attention_by(language_model, IMPLEMENTATION):
         yield
-    finally:
-        config._attn_implementation = before

@@ -1,0 +1,145 @@
+"""Whole models: what a stage ends with, gathered from all workers into a checkpoint folder that every reader takes.
+
+    {stage}/model   our own layout, float32: what the next stage begins with
+    model           the last stage's, in the layout that was asked for ("hf" is transformers')
+
+Adapters are merged first. A folder counts as written once its COMPLETE.json is there, which comes last. What this does
+*not* do: save within a stage (`checkpoint`).
+"""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava_core.checkpoints import Layout
+from llava_core.checkpoints.load import load_model
+from llava_core.config import ModelConfig
+from llava_core.model import LLaVANeXT, model_class
+from llava_core.processor import LLaVAProcessor
+from pipelines.storage import StorageOptions, filesystem, is_local, join_uri, local_path, read_json, write_json
+from pipelines.training.checkpoint import COMPLETE, files_fault
+from pipelines.training.distributed import barrier, whole, world
+from pipelines.training.module import TrainModule
+from pipelines.training.optimizer import add_adapters, merge_adapters
+from pipelines.training.stages import Stage
+
+log = logging.getLogger(__name__)
+
+
+def gather(module: TrainModule) -> dict[str, Tensor] | None:
+    """The model's tensors, whole, on the first worker's CPU; None on the others. All workers call this together."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in module.model.state_dict().items():
+        full = whole(tensor)
+        if world()[0] == 0:
+            found[name] = full.detach().cpu().clone()
+    return found if world()[0] == 0 else None
+
+
+def plain_model(config: ModelConfig, tensors: Mapping[str, Tensor], stage: Stage) -> LLaVANeXT:
+    """A model of its own from gathered tensors, adapters merged."""
+    with torch.device("cpu"):
+        model = model_class(config)(config)
+    add_adapters(model, stage)
+    model.load_state_dict(dict(tensors), strict=True)
+    model.language_model.tie_weights()
+    merge_adapters(model)
+    return model.eval()
+
+
+def write_model(
+    model: LLaVANeXT,
+    processor: LLaVAProcessor,
+    target: str,
+    *,
+    layout: Layout,
+    marker: Mapping[str, Any],
+    options: StorageOptions | None = None,
+) -> None:
+    """Write a model, its tokenizer and, last, COMPLETE.json.
+
+    Args:
+        model: whole.
+        processor: whose tokenizer goes beside it.
+        target: folder; what was there is replaced.
+        layout: of the folder.
+        marker: what COMPLETE.json says beside the files.
+        options: of the store.
+    """
+    store, place = filesystem(target, options)
+    if store.exists(place):
+        store.rm(place, recursive=True)
+    folder = local_path(target) if is_local(target) else Path(tempfile.mkdtemp(prefix="model-"))
+    model.save_pretrained(folder, layout=layout, tokenizer=processor.tokenizer)
+    files = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as opened:
+            files[path.name] = [path.stat().st_size, hashlib.file_digest(opened, "sha256").hexdigest()]
+        if not is_local(target):
+            store.put_file(str(path), f"{place}/{path.name}")
+    write_json(join_uri(target, COMPLETE), {**marker, "files": files}, options)
+    if not is_local(target):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_marker(target: str, options: StorageOptions | None = None) -> dict[str, Any] | None:
+    """COMPLETE.json of a folder whose files are whole; None otherwise."""
+    try:
+        marker: dict[str, Any] = read_json(join_uri(target, COMPLETE), options)
+    except (FileNotFoundError, ValueError):
+        return None
+    fault = files_fault(target, marker["files"], options)
+    if fault is not None:
+        log.warning("model %s is not used: %s", target, fault)
+        return None
+    return marker
+
+
+def fetch_model(source: str, options: StorageOptions | None = None) -> str:
+    """A local folder of a model, or its name where it is neither a URI nor a folder of ours."""
+    if is_local(source):
+        return source
+    folder = tempfile.mkdtemp(prefix="model-")
+    store, place = filesystem(source, options)
+    for path in store.ls(place, detail=False):
+        store.get_file(path, f"{folder}/{path.rsplit('/', 1)[-1]}")
+    return folder
+
+
+def open_model(source: str, options: StorageOptions | None = None) -> tuple[LLaVANeXT, LLaVAProcessor]:
+    """Load a model and its processor, from a folder, a URI or a name."""
+    folder = fetch_model(source, options)
+    return load_model(folder), LLaVAProcessor.from_pretrained(folder)
+
+
+def finish_stage(
+    module: TrainModule,
+    processor: LLaVAProcessor,
+    stage: Stage,
+    targets: Mapping[str, Layout],
+    marker: Mapping[str, Any],
+    options: StorageOptions | None = None,
+) -> None:
+    """Write a stage's model into folders; all workers call this together, the first one writes.
+
+    Args:
+        module: as the stage ends.
+        processor: of the model.
+        stage: says whether there are adapters.
+        targets: folder → layout, written in order.
+        marker: what each COMPLETE.json says.
+        options: of the store.
+    """
+    tensors = gather(module)
+    if tensors is not None:
+        model = plain_model(module.model.config, tensors, stage)
+        for target, layout in targets.items():
+            write_model(model, processor, target, layout=layout, marker=marker, options=options)
+    barrier()

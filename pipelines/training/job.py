@@ -1,0 +1,179 @@
+"""A training job, settled before any cluster work: which stages on which data, what each is called, what is done.
+
+    identity of a stage = hash of its settings, seed, data, and the identity of what it begins with
+
+What this does *not* do: start Ray, or change an output (`flow`).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llava_core.checkpoints import read_config, resolve_model, revision
+from llava_core.errors import ConfigError
+from pipelines import record
+from pipelines.storage import filesystem, is_local, join_uri, local_path, read_json, storage_options
+from pipelines.training.config import TrainConfig
+from pipelines.training.export import fetch_model, read_marker
+from pipelines.training.loop import StageWork
+from pipelines.training.sources import SourceIndex, index_inputs
+
+VERSION = 1
+"""Raised when the same settings and data give other numbers."""
+RECORD = "train.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainJob:
+    """What is to be done."""
+
+    config: TrainConfig
+    """As it was given."""
+    output: str
+    """Its folder, absolute."""
+    works: tuple[StageWork, ...]
+    """Every stage, in order."""
+    settings: dict[str, Any]
+    """Of every stage, as JSON values: what the record compares."""
+    data: dict[str, str]
+    """Input → fingerprint."""
+    options: dict[str, str]
+    """Of the stores."""
+
+    @property
+    def record_uri(self) -> str:
+        """Where the run's record is."""
+        return join_uri(self.output, "_run", RECORD)
+
+    @property
+    def missing(self) -> tuple[StageWork, ...]:
+        """Stages that are not done."""
+        return tuple(work for work in self.works if not is_done(work))
+
+
+def is_done(work: StageWork) -> bool:
+    """Whether a stage's model, and what it exports, is there and whole."""
+    for target in (work.own_model, *work.export):
+        marker = read_marker(target, work.storage_options)
+        if marker is None or marker.get("identity") != work.identity:
+            return False
+    return True
+
+
+def settle(config: TrainConfig) -> TrainJob:
+    """Settle a job: look at data and model, and name the stages.
+
+    Raises:
+        ConfigError: an input or a setting is wrong.
+        CheckpointRefused: the model is not there, or cannot be trusted.
+    """
+    output = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
+    uris = [output, config.model, *config.input]
+    options = next((found for uri in uris if (found := storage_options(uri))), {})
+    start = fetch_model(config.model, options) if "://" in config.model else config.model
+    folder = resolve_model(start)
+    if read_config(folder).text is None:
+        raise ConfigError(f"{config.model} has no language model; training needs one")
+    identity = revision(folder)
+    indexes: dict[str, SourceIndex] = {}
+    works: list[StageWork] = []
+    settings: dict[str, Any] = {"model": identity, "seed": config.seed, "version": VERSION, "stages": {}}
+    for number, stage in enumerate(config.plan):
+        read = _index(stage.inputs, indexes, config.limit)
+        plain = plain_settings(stage)
+        data = [index.fingerprint for index in read]
+        identity = record.run_id({"stage": plain, "seed": config.seed, "data": data, "from": identity, "v": VERSION})
+        settings["stages"][stage.name] = plain
+        works.append(
+            StageWork(
+                stage=stage,
+                number=number,
+                model=works[-1].own_model if works else str(folder),
+                inputs=read,
+                output=join_uri(output, stage.name),
+                identity=identity,
+                seed=config.seed,
+                checkpoint_steps=config.checkpoint_steps,
+                keep_checkpoints=config.keep_checkpoints,
+                loader_threads=config.loader_threads,
+                storage_options=dict(options),
+            )
+        )
+    works[-1] = dataclasses.replace(works[-1], export={join_uri(output, "model"): config.layout})
+    return TrainJob(
+        config=config,
+        output=output,
+        works=tuple(works),
+        settings=settings,
+        data={uri: index.fingerprint for uri, index in indexes.items()},
+        options=dict(options),
+    )
+
+
+def _index(inputs: Sequence[str], known: dict[str, SourceIndex], limit: int | None) -> tuple[SourceIndex, ...]:
+    new = [uri for uri in dict.fromkeys(inputs) if uri not in known]
+    known |= dict(zip(new, index_inputs(new, limit=limit), strict=True))
+    return tuple(known[uri] for uri in inputs)
+
+
+def plain_settings(stage: Any) -> dict[str, Any]:
+    """A stage as JSON values."""
+    plain: dict[str, Any] = dataclasses.asdict(stage)
+    return plain | {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+
+
+def check_record(job: TrainJob) -> None:
+    """Hold the output to the run that it holds: other settings or data are another run.
+
+    Stages that they do not change stay as they are with `--overwrite`; the others are trained anew.
+
+    Raises:
+        ConfigError: the output holds a run with other settings or data, and `--overwrite` was not given.
+    """
+    try:
+        before = read_json(job.record_uri, job.options)
+    except FileNotFoundError:
+        return
+    if job.config.overwrite:
+        return
+    advice = "run the command as it was, give another --output, or --overwrite to train anew what this changes"
+    for uri, fingerprint in job.data.items():
+        if before["data"].get(uri, fingerprint) != fingerprint:
+            raise ConfigError(f"{uri} has changed since the run in {job.output} began; put it back, or {advice}")
+    if differs := difference(before["settings"], job.settings):
+        raise ConfigError(f"{job.output} holds a run with other settings ({differs}); {advice}")
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
+    """The first setting that differs, with both values; empty where none does.
+
+    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}})
+    'a.b was 1 and is 2'
+    """
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            return difference(old, new, f"{where}{name}.")
+        return f"{where}{name} was {old} and is {new}"
+    return ""
+
+
+def remove_changed(job: TrainJob) -> None:
+    """Remove what other settings have left in the folders of stages that are not done."""
+    for work in job.missing:
+        for target in (work.output, *work.export):
+            store, place = filesystem(target, job.options)
+            if store.exists(place) and _identity_of(work, job) != work.identity:
+                store.rm(place, recursive=True)
+
+
+def _identity_of(work: StageWork, job: TrainJob) -> str | None:
+    try:
+        identities = read_json(job.record_uri, job.options)["identities"]
+    except FileNotFoundError:
+        return None
+    found: str | None = identities.get(work.stage.name)
+    return found

@@ -1,0 +1,153 @@
+"""What runs in a step: the model on one packed row, and the sums of its losses, as one module that FSDP wraps whole.
+
+    MicroBatch ─▶ tower (or not) ─▶ embeddings ─▶ language model, block-diagonal ─▶ logits of targets alone ─▶ sums
+
+Losses come as sums with the counts that normalise them, because the step's counts are known only over all rows and
+workers. Logits are made for targets alone, which saves most of the vocabulary's work. Legend: T tokens, D text width.
+
+What this does *not* do: step, average over workers (`loop`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llava_core.attention import BLOCKS
+from llava_core.labels import IGNORE_INDEX
+from llava_core.losses import LossConfig, alignment_loss
+from llava_core.model import LLaVANeXT
+from pipelines.training.loader import MicroBatch
+
+PARTS = ("text", "visual", "alignment")
+"""Losses that the document names, in the order in which they are reported; extra ones follow by their names."""
+
+
+class ExtraLoss(Protocol):
+    """A loss of others' making: an `nn.Module` made as `Class(model)`, its parameters trained as part "extra".
+
+    It is called in training after the model ran, and may have put hooks into the model when it was made. It is not
+    exported.
+    """
+
+    name: str
+
+    def __call__(self, model: LLaVANeXT, batch: MicroBatch, output: Any) -> tuple[Tensor, int]:
+        """Return the sum of the loss, weighted, and the count to divide it by.
+
+        Args:
+            model: in training.
+            batch: the row; `batch.samples[i].extra` is what the source said of each sample.
+            output: what the model returned; `hidden_states` are the language model's.
+        """
+        ...
+
+
+class TrainModule(nn.Module):
+    """The model and its extra losses.
+
+    Args:
+        model: with a language model.
+        losses: weights of the document's losses.
+        extra: losses of others' making, by name.
+    """
+
+    def __init__(self, model: LLaVANeXT, losses: LossConfig, extra: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.losses = losses
+        self.extra = nn.ModuleDict(dict(extra or {}))
+        model.language_model.config.get_text_config()._attn_implementation = BLOCKS
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of all losses, in the order in which `forward` gives them."""
+        return (*PARTS, *self.extra)
+
+    def counts(self, batch: MicroBatch) -> Tensor:
+        """float64[parts]: what each loss of a row is divided by, as far as the row alone says it."""
+        aligned = len(aligned_samples(batch)) if self.losses.alignment_weight else 0
+        described = int((description_labels(batch) != IGNORE_INDEX).sum()) if self.losses.visual_weight else 0
+        return torch.tensor([batch.num_targets, described, aligned], dtype=torch.float64)
+
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Run a row.
+
+        Args:
+            batch: the row, on the model's device.
+
+        Returns:
+            float32[parts]: sums of the losses before weighting (extra ones as they come), with gradients; and
+            float64[parts]: their counts.
+        """
+        model = self.model
+        model.always_run_tower = batch.tower
+        targets = batch.labels[0] != IGNORE_INDEX
+        at = targets.nonzero()[:, 0]
+        # A row without targets still runs, because other workers wait for its gradients; its sum is 0.
+        keep = (at - 1) if len(at) else torch.zeros(1, dtype=torch.int64, device=at.device)
+        output = model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            borders=batch.borders,
+            logits_to_keep=keep,
+            use_cache=False,
+            **({"output_hidden_states": True} if self.extra else {}),
+            **batch.visual,
+        )
+        logits = output.logits[0].float()
+        wanted = batch.labels[0, at] if len(at) else torch.full_like(keep, IGNORE_INDEX)
+        each = F.cross_entropy(logits, wanted, ignore_index=IGNORE_INDEX, reduction="none")
+        sums = [each.sum(), each.new_zeros(()), each.new_zeros(())]
+        if self.losses.visual_weight:
+            described = (description_labels(batch)[0].to(at.device) != IGNORE_INDEX)[at]
+            sums[1] = each[: len(at)][described].sum()
+        if self.losses.alignment_weight:
+            sums[2] = self._alignment(batch, output.visual_features)
+        counts = self.counts(batch).tolist()
+        for loss in self.extra.values():
+            total, count = loss(model, batch, output)
+            sums.append(total.float())
+            counts.append(float(count))
+        return torch.stack(sums), torch.tensor(counts, dtype=torch.float64)
+
+    def weights(self) -> Tensor:
+        """float32[parts]: of each loss in the total; extra losses weigh themselves."""
+        losses = self.losses
+        own = [losses.text_weight, losses.visual_weight, losses.alignment_weight]
+        return torch.tensor(own + [1.0] * len(self.extra))
+
+    def _alignment(self, batch: MicroBatch, features: Sequence[Tensor]) -> Tensor:
+        """Sum over samples with images of the distance between mean feature and mean caption embedding."""
+        chosen = aligned_samples(batch)
+        if not chosen:
+            return torch.zeros((), device=batch.labels.device)
+        embed = self.model.language_model.get_input_embeddings()
+        images = iter(features)
+        visual, captions = [], []
+        for index, sample in enumerate(batch.samples):
+            own = [next(images) for _ in sample.row.sizes] if not sample.num_frames else []
+            if index not in chosen:
+                continue
+            row = slice(batch.borders[index], batch.borders[index + 1])
+            labels = batch.labels[0, row]
+            visual.append(torch.cat(own))
+            captions.append(embed(labels[labels != IGNORE_INDEX]))
+        return alignment_loss(visual, captions) * len(chosen)
+
+
+def aligned_samples(batch: MicroBatch) -> list[int]:
+    """Samples of a row that the alignment loss compares: those with images and an answer."""
+    return [index for index, sample in enumerate(batch.samples) if sample.num_tiles and not sample.num_frames]
+
+
+def description_labels(batch: MicroBatch) -> Tensor:
+    """int64[1, T]: labels of the samples that are captions, `IGNORE_INDEX` elsewhere."""
+    labels = torch.full_like(batch.labels, IGNORE_INDEX)
+    for index, sample in enumerate(batch.samples):
+        if sample.is_caption:
+            row = slice(batch.borders[index], batch.borders[index + 1])
+            labels[0, row] = batch.labels[0, row]
+    return labels

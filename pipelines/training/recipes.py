@@ -1,0 +1,119 @@
+"""Recipes: the stages that belong together, each a function that returns all of them.
+
+document    the document's three stages: `align`, `instruct`, `highres`
+llava_next  LLaVA-NeXT as its reproduction has it: the tower tunes in the last stage, at a tenth of the rate
+onevision   LLaVA-OneVision 7B: one image first, then several and video
+tiny        the untrained small model's, for two CPU cores
+
+What this does *not* do: name data or models; both come with the job.
+Source: the document; `scripts/train` of LLaVA-VL/LLaVA-NeXT@df17966, `scripts` of xiaoachen98/Open-LLaVA-NeXT@a4dfe53
+and arXiv 2408.03326v3, table 1.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from pipelines.training.stages import Stage
+
+Recipe = tuple[Stage, ...]
+RecipeName = Literal["document", "llava_next", "onevision", "tiny"]
+
+
+def document() -> Recipe:
+    """The document's hyper-parameters; `newline` trains with the projector in stage 1, for grids to be legible."""
+    return (
+        Stage(
+            name="align",
+            learning_rates={"projector": 1e-3, "newline": 1e-3},
+            batch_size=256,
+            warmup_steps=2000,
+            max_tiles=0,
+        ),
+        Stage(
+            name="instruct",
+            learning_rates={"projector": 2e-5, "newline": 2e-5, "language_model": 2e-5},
+            batch_size=128,
+            max_tiles=0,
+            activation_checkpointing=True,
+        ),
+        Stage(
+            name="highres",
+            learning_rates={"vision_tower": 2e-5, "projector": 2e-5, "newline": 2e-5, "language_model": 2e-5},
+            # 64 samples twice accumulated, as the document writes it.
+            batch_size=128,
+            row_tokens=8192,
+            activation_checkpointing=True,
+        ),
+    )
+
+
+def llava_next() -> Recipe:
+    """LLaVA-NeXT (1.6): captions with the plain template, then everything at 2e-5, the tower at 2e-6."""
+    everything = {"vision_tower": 2e-6, "projector": 2e-5, "newline": 2e-5, "language_model": 2e-5}
+    return (
+        Stage(
+            name="align",
+            learning_rates={"projector": 1e-3},
+            batch_size=256,
+            template="plain",
+            normalisation="device",
+        ),
+        Stage(
+            name="highres",
+            learning_rates=everything,  # type: ignore[arg-type]
+            batch_size=128,
+            normalisation="device",
+            activation_checkpointing=True,
+        ),
+    )
+
+
+def onevision() -> Recipe:
+    """LLaVA-OneVision 7B: base tiles, then all parts on up to 5, 10 and 10 views; frames as the model samples them."""
+    everything = {"vision_tower": 2e-6, "projector": 1e-5, "newline": 1e-5, "language_model": 1e-5}
+    common = {"learning_rates": everything, "batch_size": 256, "row_tokens": 32768, "activation_checkpointing": True}
+    return (
+        Stage(
+            name="align",
+            learning_rates={"projector": 1e-3},
+            batch_size=512,
+            row_tokens=8192,
+            max_tiles=0,
+            template="plain",
+        ),
+        Stage(name="knowledge", max_tiles=4, **common),  # type: ignore[arg-type]
+        Stage(name="single_image", max_tiles=9, **common),  # type: ignore[arg-type]
+        Stage(name="onevision", max_tiles=9, **common),  # type: ignore[arg-type]
+    )
+
+
+def tiny() -> Recipe:
+    """The three stages at a size for two CPU cores."""
+    return (
+        Stage(
+            name="align",
+            learning_rates={"projector": 1e-3, "newline": 1e-3},
+            batch_size=16,
+            max_tiles=0,
+            warmup_ratio=0.1,
+        ),
+        Stage(
+            name="instruct",
+            learning_rates={"projector": 5e-4, "newline": 5e-4, "language_model": 5e-4},
+            batch_size=16,
+            max_tiles=0,
+        ),
+        Stage(
+            name="highres",
+            learning_rates={"vision_tower": 1e-4, "projector": 5e-4, "newline": 5e-4, "language_model": 5e-4},
+            batch_size=8,
+        ),
+    )
+
+
+RECIPES: dict[RecipeName, Callable[[], Recipe]] = {
+    "document": document,
+    "llava_next": llava_next,
+    "onevision": onevision,
+    "tiny": tiny,
+}

@@ -35,8 +35,8 @@ from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.job import freeze
 from pipelines.curation.look import look
-from pipelines.curation.probe_stage import stream_receipts
-from pipelines.curation.sandbox import DECODER_ENVIRONMENT
+from pipelines.curation.probe_stage import stream_probed
+from pipelines.sandbox import DECODER_ENVIRONMENT
 
 FILES, STAGE_FILES, PASSES = 200, 4000, 5
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
@@ -129,7 +129,7 @@ def stage_rate(folder: Path, output: Path) -> float:
     workers = runtime.plan_workers(CORES, runtime.start_ray("local", num_cpus=CORES))
     rows, started = 0, 0.0
     fragments = plan_corpus([str(folder)], settings=settings)
-    for number, receipt in enumerate(stream_receipts(fragments, job.probe, workers)):
+    for number, receipt in enumerate(stream_probed(fragments, job.probe, workers)):
         if number < CORES:
             started = time.monotonic()
         else:

@@ -118,6 +118,22 @@ def watched(items: Iterable[T], *, deadline_s: float, what: str = "a fragment") 
     Raises:
         StalledError: the deadline passed. Whatever the iterable raises is raised here too.
     """
+    try:
+        yield from ahead(items, timeout=deadline_s)
+    except queue.Empty:
+        raise StalledError(f"no {what.removeprefix('a ')} came back within {duration(deadline_s)}") from None
+
+
+def ahead(items: Iterable[T], *, timeout: float | None = None) -> Iterator[T]:
+    """Give an iterable's items, read in a thread of its own: one waits while the caller works on the one before.
+
+    Args:
+        items: read to their end, or until the caller stops asking.
+        timeout: seconds that one item may take; None waits for ever.
+
+    Raises:
+        queue.Empty: the timeout passed. Whatever the iterable raises is raised here too.
+    """
     ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=1)
     left = threading.Event()
 
@@ -132,13 +148,10 @@ def watched(items: Iterable[T], *, deadline_s: float, what: str = "a fragment") 
             # Raised again in the thread that asked.
             _put(ready, ("error", error), left)
 
-    threading.Thread(target=read, name="watched", daemon=True).start()
+    threading.Thread(target=read, name="ahead", daemon=True).start()
     try:
         while True:
-            try:
-                kind, value = ready.get(timeout=deadline_s)
-            except queue.Empty:
-                raise StalledError(f"no {what.removeprefix('a ')} came back within {duration(deadline_s)}") from None
+            kind, value = ready.get(timeout=timeout)
             if kind == "end":
                 return
             if isinstance(value, BaseException) and kind == "error":

@@ -122,6 +122,11 @@ def fsspec_options(uri: str, options: StorageOptions | None = None) -> dict[str,
     }
 
 
+def corpus_options(uri: str, options: StorageOptions | None) -> dict[str, Any]:
+    """Storage options as the corpus readers take them: fsspec's, without the listing cache that they switch off."""
+    return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
+
+
 def filesystem(uri: str, options: StorageOptions | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the fsspec file system of a URI, and the path in it."""
     if is_local(uri):

@@ -21,7 +21,7 @@ from pipelines.curation.job import CurateJob, freeze
 from pipelines.curation.lease import Lease
 from pipelines.curation.pages import Runs, difference, write_diff, write_report
 from pipelines.curation.plan import say_plan
-from pipelines.curation.probe_stage import ProbeSpec, stream_receipts
+from pipelines.curation.probe_stage import ProbeSpec, stream_probed
 from pipelines.curation.select_stage import Selected, read_selection, select_stage
 from pipelines.curation.shard_stage import shard_stage
 from pipelines.fragments import Fragment, total_rows
@@ -95,7 +95,7 @@ def probe(
     if missing:
         workers = runtime.plan_workers(config.num_workers or max(1, int(sum(node.cpus for node in nodes))), nodes)
         say(f"probe: {rows_in:,} rows, {to_do:,} of them to do, by {workers.num_actors} worker(s); run {run_id}")
-        collect(stream_receipts(missing, spec, workers), spec, Progress(rows_in, done=rows_in - to_do), config)
+        collect(stream_probed(missing, spec, workers), spec, Progress(rows_in, done=rows_in - to_do), config)
     if stale:
         options = spec.storage_options
         tables.commit(spec.table_uri, (), run_id=run_id, schema=SCORE, stale=stale, storage_options=options)

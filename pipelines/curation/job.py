@@ -18,13 +18,13 @@ from pipelines.curation.config import CurateConfig
 from pipelines.curation.models import find_model
 from pipelines.curation.overrides import Overrides, read_overrides
 from pipelines.curation.probe import STAGE_VERSION, ProbeSettings
-from pipelines.curation.probe_stage import ProbeSpec, corpus_options
-from pipelines.curation.sandbox import SandboxSettings
+from pipelines.curation.probe_stage import ProbeSpec
 from pipelines.curation.shard import ShardSettings
 from pipelines.curation.shard_stage import ShardSpec, shard_run
 from pipelines.curation.text_measures import read_words
 from pipelines.fragments import Fragment, total_rows
-from pipelines.storage import exists, is_local, join_uri, local_path, storage_options
+from pipelines.sandbox import SandboxSettings
+from pipelines.storage import corpus_options, exists, is_local, join_uri, local_path, storage_options
 from pipelines.tables import open_table
 
 _PASSING = (
@@ -152,7 +152,6 @@ def name_probe(spec: ProbeSpec, limit: int | None) -> str:
     Not in it: the inputs (a corpus that grows stays the same run). `--limit` is in it, because it cuts a fragment.
     """
     settings = dataclasses.asdict(spec.settings) | {"run_id": "", "flagged": sorted(spec.settings.flagged)}
-    settings["sandbox"] = {name: value for name, value in settings["sandbox"].items() if name != "square"}
     identity = {
         "stage": ["probe", STAGE_VERSION],
         "settings": settings,

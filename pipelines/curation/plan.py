@@ -22,12 +22,12 @@ def say_plan(job: CurateJob, missing: Sequence[Fragment], say: Say) -> None:
     heads = (one.head(SAMPLE_ROWS // SAMPLE_PLACES) for one in itertools.islice(job.fragments, 0, None, step))
     sample = list(itertools.islice(heads, SAMPLE_PLACES))
     stage = ProbeStage(job.probe)
-    stage.sandbox.look([])
+    stage.looker.look([])
     stage.table(sample[0].head(1))
     started = time.monotonic()
     found = [stage.table(fragment) for fragment in sample]
     seconds = max(time.monotonic() - started, 1e-9)
-    stage.sandbox.close()
+    stage.looker.close()
     rows = sum(table.num_rows for table in found)
     tokens = sum(value or 0 for table in found for value in table["n_image_tokens"].to_pylist())
     workers = job.config.num_workers or os.cpu_count() or 1

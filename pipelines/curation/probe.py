@@ -26,10 +26,11 @@ from llava_core.errors import ImageRefused, PromptRefused
 from llava_core.prompts import render
 from pipelines.curation.hashes import HASH_BYTES
 from pipelines.curation.look import ImageFacts
-from pipelines.curation.sandbox import Looked, Sandbox, SandboxSettings
+from pipelines.curation.looker import Looked, Looker
 from pipelines.curation.scorers import Scorer
 from pipelines.curation.text_measures import measure_text
 from pipelines.fragments import CorpusRow, printable
+from pipelines.sandbox import SandboxSettings
 from schemas.score import CARRIED, SCORE
 
 STAGE_VERSION = 1
@@ -70,7 +71,7 @@ class ProbeSettings:
 
 def probe_rows(
     rows: Iterable[CorpusRow],
-    sandbox: Sandbox,
+    looker: Looker,
     settings: ProbeSettings,
     *,
     fragment_id: str,
@@ -82,12 +83,12 @@ def probe_rows(
 
     Args:
         rows: the fragment's, in order; those that carry an error are passed on as rejected.
-        sandbox: looks at images.
+        looker: looks at images.
         settings: of the run.
         fragment_id: the fragment's, written into each row.
         root: folder or file that the fragment's input is; sources are named by what is below it.
         tokenizer: of the model; None estimates the tokens of texts.
-        scorers: models that score images; they get the squares of the sandbox.
+        scorers: models that score images; they get the squares of the looker.
 
     Returns:
         One row of `SCORE` for each input row, in the same order. A row never raises; it carries `error` instead.
@@ -97,7 +98,7 @@ def probe_rows(
     """
     records: list[dict[str, Any]] = []
     for chunk in _chunks(rows):
-        probed = _looked(chunk, sandbox)
+        probed = _looked(chunk, looker)
         for row, looked in zip(chunk, probed, strict=True):
             records.append(_record(row, looked, settings, fragment_id, root, tokenizer))
         _add_scores(records[-len(chunk) :], chunk, probed, scorers)
@@ -117,9 +118,9 @@ def _chunks(rows: Iterable[CorpusRow]) -> Iterator[list[CorpusRow]]:
         yield chunk
 
 
-def _looked(chunk: Sequence[CorpusRow], sandbox: Sandbox) -> list[list[Looked] | ImageRefused]:
+def _looked(chunk: Sequence[CorpusRow], looker: Looker) -> list[list[Looked] | ImageRefused]:
     """For each row what was found in its images, or why the first bad one was refused."""
-    answers = iter(sandbox.look([data for row in chunk for data in row.images]))
+    answers = iter(looker.look([data for row in chunk for data in row.images]))
     found: list[list[Looked] | ImageRefused] = []
     for row in chunk:
         own = [next(answers) for _ in row.images]

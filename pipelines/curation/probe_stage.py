@@ -4,29 +4,25 @@ A fragment travels to an actor as JSON, a receipt comes back as JSON; images and
 the driver. What this does *not* do: commit (`flow`), or decide how many actors there are.
 """
 
-import dataclasses
-import json
-import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray.data
 from tokenizers import Tokenizer
 
 from llava_core.errors import TesseraError
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.corpus_sources import normalise
+from pipelines.curation.looker import Looker
 from pipelines.curation.probe import ProbeSettings, probe_rows
-from pipelines.curation.sandbox import Sandbox
 from pipelines.curation.scorers import load_scorers
 from pipelines.fragments import Fragment
-from pipelines.parts import PartFile, Receipt, write_fragment
+from pipelines.parts import Receipt, write_fragment
 from pipelines.runtime import WorkerPlan
-from pipelines.storage import fsspec_options
+from pipelines.stages import FragmentStage, stream_receipts
+from pipelines.storage import corpus_options
 from schemas.score import SCORE
 
 MAX_ATTEMPTS = 4
@@ -34,7 +30,7 @@ MAX_ATTEMPTS = 4
 
 
 class ProbeError(TesseraError):
-    """A worker found a broken contract (`InputChanged`, `PartError`, …) and says so; stops the job."""
+    """A fragment ended its workers too often; stops the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,36 +53,19 @@ class ProbeSpec:
     """Of the stores; see `pipelines.storage.storage_options`."""
 
 
-class Attempts:
-    """How often each fragment was begun; one small actor of a job, which outlives its workers."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-
-    def begin(self, fragment_id: str) -> int:
-        """Count one more, and return how many it are."""
-        self._begun[fragment_id] += 1
-        return self._begun[fragment_id]
-
-
-class ProbeStage:
+class ProbeStage(FragmentStage):
     """One sandbox and its scorers, held by one actor; called with fragments, answers with receipts."""
 
     def __init__(self, spec: ProbeSpec, attempts: Any = None) -> None:
+        super().__init__(attempts)
         self.spec = spec
-        self.attempts = attempts
         self.scorers = load_scorers(spec.scorers)
-        square = self.scorers[0].side if self.scorers else 0
-        self.sandbox = Sandbox(dataclasses.replace(spec.settings.sandbox, square=square))
+        self.looker = Looker(spec.settings.sandbox, self.scorers[0].side if self.scorers else 0)
         self.tokenizer = None if spec.tokenizer is None else Tokenizer.from_str(spec.tokenizer)
 
-    def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Probe one fragment and write its part files; a broken contract comes back as "broken"."""
-        try:
-            receipt = self.probe(Fragment.from_json(json.loads(row["fragment"])))
-        except TesseraError as error:
-            return {"receipt": "", "broken": f"{type(error).__name__}: {error}"}
-        return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": ""}
+    def do(self, work: Mapping[str, Any]) -> Receipt:
+        """Probe one fragment, as JSON."""
+        return self.probe(Fragment.from_json(dict(work)))
 
     def probe(self, fragment: Fragment) -> Receipt:
         """Probe one fragment and write its part files.
@@ -95,7 +74,7 @@ class ProbeStage:
             ProbeError: it has been begun too often.
             TesseraError: the corpus or the store breaks its contract.
         """
-        if ray.get(self.attempts.begin.remote(fragment.fragment_id)) > MAX_ATTEMPTS:
+        if self.begun(fragment.fragment_id) > MAX_ATTEMPTS:
             raise ProbeError(
                 f"fragment {fragment.fragment_id} ({fragment.row_uri(0)} and {fragment.num_rows - 1} more rows) "
                 f"has killed {MAX_ATTEMPTS} workers; the others are committed. Leave its files out, or give workers "
@@ -117,7 +96,7 @@ class ProbeStage:
         rows = read_fragment(fragment, storage_options=options, columns=spec.columns, settings=spec.corpus)
         return probe_rows(
             rows,
-            self.sandbox,
+            self.looker,
             spec.settings,
             fragment_id=fragment.fragment_id,
             root=normalise(fragment.source),
@@ -126,34 +105,6 @@ class ProbeStage:
         )
 
 
-def corpus_options(uri: str, options: Mapping[str, str]) -> dict[str, Any]:
-    """Storage options as the corpus readers take them: fsspec's, without the listing cache that they switch off."""
-    return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
-
-
-def stream_receipts(fragments: Sequence[Fragment], spec: ProbeSpec, workers: WorkerPlan) -> Iterator[Receipt]:
-    """Send fragments through actors, and give their receipts as they come, in any order.
-
-    A fragment is one block and so one task: a worker that dies takes no finished fragment with it.
-
-    Raises:
-        ProbeError: a worker found a broken contract.
-    """
-    rows = [{"fragment": json.dumps(fragment.to_json())} for fragment in fragments]
-    # a warning that progress bars are off, which they are on purpose
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    # Ray types both arguments as functions; of classes it makes actors
-    stage: Any = ProbeStage
-    counter: Any = ray.remote(Attempts)
-    attempts = counter.options(num_cpus=0).remote()
-    receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        stage,
-        fn_constructor_args=(spec, attempts),
-        compute=ray.data.ActorPoolStrategy(size=min(workers.num_actors, len(rows))),
-        num_cpus=workers.num_cpus,
-    )
-    for row in receipts.iter_rows():
-        if row["broken"]:
-            raise ProbeError(row["broken"])
-        values = json.loads(row["receipt"])
-        yield Receipt(**{**values, "files": tuple(PartFile(**file) for file in values["files"])})
+def stream_probed(fragments: Sequence[Fragment], spec: ProbeSpec, workers: WorkerPlan) -> Iterator[Receipt]:
+    """Send fragments through actors, and give their receipts as they come; see `stages.stream_receipts`."""
+    return stream_receipts([fragment.to_json() for fragment in fragments], ProbeStage, (spec,), workers)

@@ -30,7 +30,7 @@ from pipelines.curation.shard_plan import Piece, ShardSize
 from pipelines.errors import TableError
 from pipelines.fragments import CorpusRow, InputChanged
 from pipelines.parts import Receipt
-from pipelines.storage import StorageOptions, fsspec_options
+from pipelines.storage import StorageOptions, corpus_options
 
 Pixels = Literal["encoded", "tiles"]
 _NOTHING = ("text", "conversations", "n_tiles", "n_image_tokens", "n_text_tokens", "tile_size", "tiles")
@@ -199,11 +199,6 @@ def check_conversation(text: str, num_images: int, model: ModelConfig) -> Conver
         raise PromptRefused(PromptReason.BAD_CONVERSATION, "the last turn is not the assistant's")
     render(conversation, model.template)
     return conversation
-
-
-def corpus_options(uri: str, options: StorageOptions | None) -> dict[str, Any]:
-    """Storage options as the corpus readers take them: fsspec's, without the listing cache that they switch off."""
-    return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
 
 
 def _blank(row: CorpusRow, settings: ShardSettings) -> dict[str, Any]:

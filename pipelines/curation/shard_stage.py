@@ -22,7 +22,8 @@ from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusC
 from pipelines.curation.shard import ShardSettings, ShardWork, write_shard
 from pipelines.curation.shard_plan import ShardPlan, pieces_of, plan_shards
 from pipelines.fragments import Fragment
-from pipelines.parts import PartFile, Receipt
+from pipelines.parts import Receipt
+from pipelines.stages import receipt_of
 from pipelines.storage import exists, filesystem, join_uri, read_json, write_json
 from pipelines.tables import CommitReport
 from schemas.shard import SHARD
@@ -148,7 +149,7 @@ def staged_receipt(spec: ShardSpec, shard_id: str) -> Receipt | None:
         values = read_json(_staged_uri(spec, shard_id), spec.storage_options)
     except FileNotFoundError:
         return None
-    receipt = _parse(values)
+    receipt = receipt_of(values)
     whole = all(exists(join_uri(spec.table_uri, file.path), spec.storage_options) for file in receipt.files)
     return receipt if whole else None
 
@@ -174,11 +175,7 @@ def _write_staged(work: ShardWork, spec: ShardSpec) -> dict[str, Any]:
 def _receipt(values: dict[str, Any]) -> Receipt:
     if "broken" in values:
         raise ShardError(values["broken"])
-    return _parse(values)
-
-
-def _parse(values: dict[str, Any]) -> Receipt:
-    return Receipt(**{**values, "files": tuple(PartFile(**file) for file in values["files"])})
+    return receipt_of(values)
 
 
 def _staged_uri(spec: ShardSpec, shard_id: str) -> str:

@@ -14,7 +14,7 @@ from pipelines.inference.config import InferenceConfig
 from pipelines.inference.finish import begin_record, finish, is_settled, say_settled, stale_fragments
 from pipelines.inference.job import InferenceJob, freeze, missing_works
 from pipelines.inference.plan import say_plan
-from pipelines.inference.stage import stream_receipts
+from pipelines.inference.stage import stream_inferred
 from pipelines.inference.work import Work, total_rows
 from pipelines.parts import Receipt
 from pipelines.progress import Progress, watched
@@ -52,7 +52,7 @@ def run_job(config: InferenceConfig, say: Say) -> None:
     say(f"run {job.run_id}")
     begin_record(job, config)
     started = time.monotonic()
-    receipts = stream_receipts(missing, job.spec, workers) if missing else ()
+    receipts = stream_inferred(missing, job.spec, workers) if missing else ()
     made = collect(receipts, job, missing, config.stall_timeout)
     seconds = time.monotonic() - started
     return finish(job, config, stale=stale, new_rows=made, seconds=seconds, say=say)

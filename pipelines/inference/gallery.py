@@ -21,9 +21,9 @@ from pipelines.accounts import Counts
 from pipelines.corpus import read_fragment
 from pipelines.fragments import Fragment, InputChanged, make_fragment
 from pipelines.inference.gallery_page import Card, Rejection, render_page
-from pipelines.inference.stage import StageSpec, corpus_options
+from pipelines.inference.stage import StageSpec
 from pipelines.inference.work import Work, total_rows
-from pipelines.storage import write_bytes
+from pipelines.storage import corpus_options, write_bytes
 from pipelines.tables import open_table
 
 log = logging.getLogger(__name__)

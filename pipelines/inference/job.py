@@ -18,10 +18,10 @@ from pipelines.corpus_sources import normalise
 from pipelines.fragments import CorpusRow, Fragment
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.inquiry import Inquiry
-from pipelines.inference.rows import RunSettings
-from pipelines.inference.stage import StageSpec, corpus_options
+from pipelines.inference.prepare import RunSettings
+from pipelines.inference.stage import StageSpec
 from pipelines.inference.work import Work, total_rows
-from pipelines.storage import is_local, local_path, storage_options
+from pipelines.storage import corpus_options, is_local, local_path, storage_options
 
 CHUNK_BATCHES = 4
 """Batches of an engine whose images are in a worker's memory at once: enough to sort them by length."""

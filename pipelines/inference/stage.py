@@ -1,43 +1,36 @@
-"""The stage as Ray sees it: a thin actor around `rows.generate_rows`, and the stream of its receipts.
+"""The stage as Ray sees it: a thin actor around `rows.generate_rows`, and a sample run through one.
 
-A piece of work travels to an actor as JSON, a receipt comes back as JSON; images and rows never pass the object store
-or the driver. What this does *not* do: commit (`flow`), or decide how many actors there are (`runtime`).
+What this does *not* do: commit (`flow`), or decide how many actors there are (`runtime`).
 """
 
-import dataclasses
-import json
-import logging
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import ray.data
+import ray
 import torch
 
 from llava_core.checkpoints import load_model, resolve_model
 from llava_core.engine import ENGINES, EngineName
-from llava_core.errors import TesseraError
 from llava_core.processor import LLaVAProcessor
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.fragments import CorpusRow, Fragment
 from pipelines.inference.config import Dtype
 from pipelines.inference.inquiry import Inquiry
-from pipelines.inference.rows import Generator, RunSettings, generate_rows
+from pipelines.inference.prepare import RunSettings
+from pipelines.inference.rows import Generator, generate_rows
 from pipelines.inference.work import Work
-from pipelines.parts import PartFile, Receipt, write_fragment
+from pipelines.parts import Receipt, write_fragment
 from pipelines.runtime import WorkerPlan
-from pipelines.storage import fsspec_options
+from pipelines.sandbox import Sandbox, SandboxSettings
+from pipelines.stages import FragmentStage, WorkerError, stream_receipts
+from pipelines.storage import corpus_options
 
 MAX_ATTEMPTS = 4
 """Times that a fragment is begun, its worker having died, before the job stops: Ray itself would begin it for ever."""
-
-
-class WorkerError(TesseraError):
-    """A worker found a broken contract (`InputChanged`, `PartError`, …) and says so; stops the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,39 +57,23 @@ class StageSpec:
     """Where rows go."""
     storage_options: dict[str, str]
     """Of the stores; see `pipelines.storage.storage_options`."""
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
+    """Limits of the process that decodes images."""
 
 
-class Attempts:
-    """How often each fragment was begun; one small actor of a job, which outlives its workers."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-
-    def begin(self, fragment_id: str) -> int:
-        """Count one more, and return how many it are."""
-        self._begun[fragment_id] += 1
-        return self._begun[fragment_id]
-
-
-class InferenceStage:
-    """One engine, held by one actor; called with work, answers with receipts."""
+class InferenceStage(FragmentStage):
+    """One engine and one decoding process, held by one actor; called with work, answers with receipts."""
 
     def __init__(self, spec: StageSpec, threads: int, device: str, attempts: Any = None) -> None:
+        super().__init__(attempts)
         torch.set_num_threads(threads)
         self.spec = spec
-        self.attempts = attempts
         self.engine = load_engine(spec, device)
+        self.sandbox = Sandbox(spec.sandbox)
 
-    def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Do one piece of work and write its part files; `row` and answer hold JSON.
-
-        A broken contract comes back as "broken", because an exception that crosses Ray loses its type and its cause.
-        """
-        try:
-            receipt = self.generate(Work.from_json(json.loads(row["work"])))
-        except TesseraError as error:
-            return {"receipt": "", "broken": f"{type(error).__name__}: {error}"}
-        return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": ""}
+    def do(self, work: Mapping[str, Any]) -> Receipt:
+        """Do one piece of work, as JSON."""
+        return self.generate(Work.from_json(work))
 
     def generate(self, work: Work) -> Receipt:
         """Do one piece of work and write its part files.
@@ -106,7 +83,7 @@ class InferenceStage:
             TesseraError: the corpus or the store breaks its contract.
         """
         fragment = work.fragment
-        if ray.get(self.attempts.begin.remote(work.work_id)) > MAX_ATTEMPTS:
+        if self.begun(work.work_id) > MAX_ATTEMPTS:
             raise WorkerError(
                 f"fragment {work.work_id} ({fragment.row_uri(0)} and {fragment.num_rows - 1} more rows) "
                 f"has killed {MAX_ATTEMPTS} workers; the others are committed. Leave its files out, or give workers "
@@ -140,7 +117,7 @@ class InferenceStage:
         return {"rows": rows_out, "rejected": rejected, "seconds": seconds, "tokens": tokens}
 
     def _rows(self, rows: Iterable[CorpusRow], work: Work) -> pa.Table:
-        return generate_rows(rows, self.engine, self.spec.settings, self.spec.inquiry, work)
+        return generate_rows(rows, self.engine, self.sandbox, self.spec.settings, self.spec.inquiry, work)
 
     def _read(self, fragment: Fragment) -> Iterator[CorpusRow]:
         return read_fragment(
@@ -164,38 +141,10 @@ def load_engine(spec: StageSpec, device: str) -> Generator:
     return engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec.batch_size, device=device)
 
 
-def corpus_options(uri: str, options: dict[str, str]) -> dict[str, Any]:
-    """Storage options as the corpus readers take them: fsspec's, without the listing cache that they switch off."""
-    return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
-
-
-def stream_receipts(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> Iterator[Receipt]:
-    """Send work through actors, and give their receipts as they come, in any order.
-
-    A piece of work is one block and so one task: a worker that dies takes nothing finished with it.
-
-    Raises:
-        WorkerError: a worker found a broken contract.
-    """
-    rows = [{"work": json.dumps(work.to_json())} for work in works]
-    # a warning that progress bars are off, which they are on purpose
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    # Ray types both arguments as functions; of classes it makes actors
-    stage: Any = InferenceStage
-    counter: Any = ray.remote(Attempts)
-    attempts = counter.options(num_cpus=0).remote()
-    receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        stage,
-        fn_constructor_args=(spec, workers.threads, device_of(workers), attempts),
-        compute=ray.data.ActorPoolStrategy(size=min(workers.num_actors, len(rows))),
-        num_cpus=workers.num_cpus,
-        num_gpus=workers.num_gpus,
-    )
-    for row in receipts.iter_rows():
-        if row["broken"]:
-            raise WorkerError(row["broken"])
-        values = json.loads(row["receipt"])
-        yield Receipt(**{**values, "files": tuple(PartFile(**file) for file in values["files"])})
+def stream_inferred(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> Iterator[Receipt]:
+    """Send work through actors, and give their receipts as they come; see `stages.stream_receipts`."""
+    arguments = (spec, workers.threads, device_of(workers))
+    return stream_receipts([work.to_json() for work in works], InferenceStage, arguments, workers)
 
 
 def measure_sample(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> dict[str, float]:

@@ -16,7 +16,8 @@ from pipelines.inference import stage
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.flow import run_job
 from pipelines.inference.job import freeze
-from pipelines.inference.stage import MAX_ATTEMPTS, Attempts, InferenceStage, WorkerError
+from pipelines.inference.stage import MAX_ATTEMPTS, InferenceStage
+from pipelines.stages import Attempts, WorkerError
 from tests.e2e.caption_cases import caption_config, check_table, corpus_files, write_corpus
 from tests.pipelines.inference.fakes import photo
 
@@ -157,12 +158,12 @@ def test_a_file_that_changes_under_the_job_stops_it_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, output = write_corpus(tmp_path / "photos", 3), tmp_path / "out"
-    sending = stage.stream_receipts
+    sending = stage.stream_inferred
 
     def change_then_send(*args: object) -> object:
         (folder / "00.png").write_bytes(photo(70, 71))
         return sending(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pipelines.inference.flow.stream_receipts", change_then_send)
+    monkeypatch.setattr("pipelines.inference.flow.stream_inferred", change_then_send)
     with pytest.raises(WorkerError, match=r"InputChanged: .*00\.png changed since the plan was made"):
         run(caption_config(folder, output))

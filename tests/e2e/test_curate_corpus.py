@@ -17,11 +17,11 @@ from pipelines.curation.config import CurateConfig
 from pipelines.curation.flow import curate_corpus
 from pipelines.curation.lease import Lease, LeaseError
 from pipelines.curation.rules import RulesConfig
-from pipelines.curation.sandbox import SandboxSettings
 from pipelines.fragments import make_uid
+from pipelines.sandbox import SandboxSettings
 from pipelines.synthetic.corpus import SyntheticConfig, Truth, make_corpus
 from tests.e2e.processes import started
-from tests.pipelines.curation.hostile import hostile
+from tests.pipelines.hostile import hostile
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -97,7 +97,7 @@ def test_twice_then_other_thresholds_then_more_data(tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as unreadable:
         # other thresholds: no fragment is sent to a probe
-        unreadable.setattr("pipelines.curation.flow.stream_receipts", None)
+        unreadable.setattr("pipelines.curation.flow.stream_probed", None)
         strict = config(tmp_path, rules=dataclasses.replace(RULES, min_blur=150))
         preview = run(config(tmp_path, rules=strict.rules, diff=True))
         assert versions(tmp_path) == before
@@ -155,7 +155,7 @@ def test_an_image_that_kills_its_decoder_costs_itself(tmp_path: Path, monkeypatc
     bad.write_bytes(hostile(bad.read_bytes(), "crash"))
 
     def with_hook(**values: Any) -> SandboxSettings:
-        return SandboxSettings(**values, decoder="tests.pipelines.curation.hostile:decode")
+        return SandboxSettings(**values, decoder="tests.pipelines.hostile:decode")
 
     monkeypatch.setattr("pipelines.curation.job.SandboxSettings", with_hook)
     run(config(tmp_path))

@@ -14,11 +14,11 @@ from pipelines.curation.report_stage import ReportWork, write_report
 from pipelines.curation.rules import RulesConfig
 from pipelines.curation.select import SelectConfig
 from pipelines.curation.select_stage import read_selection, select_stage
-from pipelines.curation.shard import corpus_options, write_shard
+from pipelines.curation.shard import write_shard
 from pipelines.curation.shard_plan import plan_shards
 from pipelines.curation.shard_stage import shard_work
 from pipelines.parts import write_fragment
-from pipelines.storage import join_uri, read_bytes
+from pipelines.storage import corpus_options, join_uri, read_bytes
 from schemas.cluster import CLUSTER
 from schemas.score import SCORE
 from schemas.shard import SHARD

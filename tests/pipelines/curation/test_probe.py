@@ -19,34 +19,33 @@ from pipelines.curation.clusters import ROWS
 from pipelines.curation.dedupe import DedupeConfig, dedupe_table
 from pipelines.curation.hashes import content_hash, phash, pixel_hash
 from pipelines.curation.look import look, probe_size
+from pipelines.curation.looker import Looker
 from pipelines.curation.models import LLAVA_NEXT
 from pipelines.curation.probe import ProbeSettings, probe_rows, source_of
-from pipelines.curation.sandbox import Sandbox, SandboxSettings
 from pipelines.curation.scorers import load_scorers
+from pipelines.sandbox import SandboxSettings
 from pipelines.tables import check_schema
 from schemas.score import SCORE
-from tests.pipelines.curation.hostile import hostile
 from tests.pipelines.curation.pictures import encoded, row, scene
+from tests.pipelines.hostile import hostile
 
 SETTINGS = ProbeSettings(run_id="run0", model=LLAVA_NEXT)
-BOX = SandboxSettings(decoder="tests.pipelines.curation.hostile:decode")
+BOX = SandboxSettings(decoder="tests.pipelines.hostile:decode")
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(BOX) as made:
+def sandbox() -> Iterator[Looker]:
+    with Looker(BOX) as made:
         yield made
 
 
-def probed(
-    rows: list[Any], sandbox: Sandbox, settings: ProbeSettings = SETTINGS, **others: Any
-) -> list[dict[str, Any]]:
+def probed(rows: list[Any], sandbox: Looker, settings: ProbeSettings = SETTINGS, **others: Any) -> list[dict[str, Any]]:
     table = probe_rows(rows, sandbox, settings, fragment_id="f0", root="/corpus", **others)
     assert table.schema.equals(SCORE)
     return list(table.to_pylist())
 
 
-def test_every_row_comes_out_once_in_order_with_its_reason(sandbox: Sandbox) -> None:
+def test_every_row_comes_out_once_in_order_with_its_reason(sandbox: Looker) -> None:
     good = encoded(scene(1, 90, 130))
     rows = [
         row(0, good),
@@ -71,7 +70,7 @@ def test_every_row_comes_out_once_in_order_with_its_reason(sandbox: Sandbox) -> 
     assert "SIGSEGV" in found[2]["error_detail"]
 
 
-def test_what_is_in_a_row(sandbox: Sandbox) -> None:
+def test_what_is_in_a_row(sandbox: Looker) -> None:
     pixels = scene(3, 480, 640)
     data = encoded(pixels, "PNG")
     (found,) = probed([row(5, data, metadata={"Aesthetic_Score": 5.5, "punsafe": 0.25, "pwatermark": "no"})], sandbox)
@@ -93,7 +92,7 @@ def test_what_is_in_a_row(sandbox: Sandbox) -> None:
     assert found["quality"] == pytest.approx(-found["blockiness"], rel=1e-5)
 
 
-def test_quality_follows_the_setting_and_signed_hashes_round_trip(sandbox: Sandbox) -> None:
+def test_quality_follows_the_setting_and_signed_hashes_round_trip(sandbox: Looker) -> None:
     settings = ProbeSettings(run_id="r", model=LLAVA_NEXT, quality="aesthetic")
     rows = [row(n, encoded(scene(n)), metadata={"aesthetic": n / 4} if n else {}) for n in range(6)]
     found = probe_rows(rows, sandbox, settings, fragment_id="f", root="/corpus")
@@ -103,7 +102,7 @@ def test_quality_follows_the_setting_and_signed_hashes_round_trip(sandbox: Sandb
     assert any(value >> 63 for value in unsigned)
 
 
-def test_orientation_is_applied_before_hashing(sandbox: Sandbox) -> None:
+def test_orientation_is_applied_before_hashing(sandbox: Looker) -> None:
     from tests.llava_core.image_files import exif
 
     pixels = scene(4, 60, 100)
@@ -132,7 +131,7 @@ def test_large_jpegs_are_decoded_reduced_and_both_hashes_are_of_those_pixels() -
     assert probe_size(Size(10, 1024)) == Size(5, 512)
 
 
-def test_several_images_share_a_row_and_have_no_phash(sandbox: Sandbox) -> None:
+def test_several_images_share_a_row_and_have_no_phash(sandbox: Looker) -> None:
     one, two = encoded(scene(1, 50, 70)), encoded(scene(2, 80, 60))
     turns = [{"from": "human", "value": "<image><image>\nWhich?"}, {"from": "gpt", "value": "The first."}]
     rows = [
@@ -160,14 +159,14 @@ def test_several_images_share_a_row_and_have_no_phash(sandbox: Sandbox) -> None:
     ],
 )
 def test_conversations_that_cannot_be_trained_on_are_refused(
-    sandbox: Sandbox, turns: list[tuple[str, str]], error: str | None
+    sandbox: Looker, turns: list[tuple[str, str]], error: str | None
 ) -> None:
     conversations = json.dumps([{"from": speaker, "value": value} for speaker, value in turns])
     (found,) = probed([row(0, encoded(scene(1)), text=None, conversations=conversations)], sandbox)
     assert found["error"] == error
 
 
-def test_the_probe_gives_what_deduplication_reads(sandbox: Sandbox) -> None:
+def test_the_probe_gives_what_deduplication_reads(sandbox: Looker) -> None:
     check_schema(SCORE)
     assert set(ROWS.names) <= set(SCORE.names)
     pixels = scene(8, 200, 260)
@@ -197,7 +196,7 @@ def test_scorers_are_any_class_and_skip_rejected_rows() -> None:
     scorers = load_scorers(["tests.pipelines.curation.test_probe:Mean=20"])
     reds = [np.full((30, 50, 3), (value, 9, 200), np.uint8) for value in (10, 200)]
     rows = [row(0, encoded(reds[0], "PNG")), row(1, b"no"), row(2, encoded(reds[1], "PNG"), text="")]
-    with Sandbox(SandboxSettings(square=20)) as sandbox:
+    with Looker(SandboxSettings(), square=20) as sandbox:
         found = probed(rows, sandbox, scorers=scorers)
     assert dict(found[0]["model_scores"]) == {"red": 10.0, "chars": 16.0}
     assert found[1]["model_scores"] is None

@@ -9,11 +9,14 @@ import pyarrow as pa
 from PIL import Image
 
 from llava_core.engine.types import Request, Result, SamplingConfig
+from llava_core.errors import ImageRefused
 from llava_core.geometry import Size
+from llava_core.images import decode_image
 from pipelines.fragments import CorpusRow, make_fragment
 from pipelines.inference.caption import CaptionInquiry
 from pipelines.inference.inquiry import Inquiry
-from pipelines.inference.rows import RunSettings, generate_rows
+from pipelines.inference.prepare import Pixels, RunSettings
+from pipelines.inference.rows import generate_rows
 from pipelines.inference.work import Work
 
 
@@ -51,6 +54,22 @@ class EchoEngine:
             image_sizes=(Size(30 + number, 40),),
             grids=(Size(2, 1),),
         )
+
+
+class FakeDecoder:
+    """Decodes in this process; what says that it is no image (`image 7`, `bad`) stays as it is, for `EchoEngine`."""
+
+    def decode(self, files: Sequence[bytes]) -> list[Pixels | ImageRefused]:
+        """One answer for each file, in order."""
+        return [self._decode(data) for data in files]
+
+    def _decode(self, data: bytes) -> Any:
+        if data == b"bad" or data.startswith(b"image "):
+            return data
+        try:
+            return decode_image(data)
+        except ImageRefused as refused:
+            return refused
 
 
 def corpus_row(number: int, **changes: Any) -> CorpusRow:
@@ -91,7 +110,7 @@ def caption_rows(
 ) -> pa.Table:
     """What captioning makes of rows."""
     inquiry = inquiry or CaptionInquiry(prompt="What is it?")
-    return generate_rows(rows, engine, settings or run_settings(), inquiry, work_of())
+    return generate_rows(rows, engine, FakeDecoder(), settings or run_settings(), inquiry, work_of())
 
 
 def photo(height: int, width: int, *, seed: int = 0, encoding: str = "JPEG") -> bytes:

@@ -20,7 +20,7 @@ from pipelines.inference.questions import Question
 from pipelines.inference.rows import generate_rows
 from pipelines.reasons import ROW_REASONS
 from schemas.answer import ANSWER
-from tests.pipelines.inference.fakes import corpus_row, photo, run_settings, work_of
+from tests.pipelines.inference.fakes import FakeDecoder, corpus_row, photo, run_settings, work_of
 
 
 class ScriptedEngine:
@@ -71,7 +71,7 @@ def answer(
 ) -> pa.Table:
     """What answering makes of rows, with questions of their own."""
     work = work_of(questions=tuple(asked))
-    table = generate_rows(rows, engine or ScriptedEngine(), run_settings(chunk_rows=2), inquiry, work)
+    table = generate_rows(rows, engine or ScriptedEngine(), FakeDecoder(), run_settings(chunk_rows=2), inquiry, work)
     assert table.schema == ANSWER
     assert {error for error in table["error"].to_pylist() if error} <= ROW_REASONS
     return table
@@ -121,7 +121,7 @@ def test_rows_that_nobody_asks_about_are_not_looked_at_and_not_in_the_table() ->
 def test_every_column_of_an_ok_row() -> None:
     inquiry = everywhere(question(1, kind="choice", choices=("no", "maybe")), prompt="{text}\n{question}")
     engine = ScriptedEngine({"A caption": "B"})
-    (row,) = answer([corpus_row(3, text="A caption", images=(b"x", b"y"))], inquiry, engine).to_pylist()
+    (row,) = answer([corpus_row(3, text="A caption", images=(b"image x", b"image y"))], inquiry, engine).to_pylist()
     prompt = "A caption\nQ1\nA. no\nB. maybe\nAnswer with the option's letter from the given choices directly."
     assert row == {
         "uid": "uid3",
@@ -209,7 +209,7 @@ def test_prompts_take_columns_of_the_row_then_of_the_question() -> None:
 )
 def test_places_of_images_are_as_many_as_images(text: str, images: int, prompt: str | None, reason: str | None) -> None:
     inquiry = everywhere(Question(question_id="q", text=text))
-    (row,) = answer([corpus_row(0, images=(b"x",) * images)], inquiry).to_pylist()
+    (row,) = answer([corpus_row(0, images=(b"image x",) * images)], inquiry).to_pylist()
     assert (row["prompt"], row["error"], row["question"]) == (prompt, reason, text)
 
 
@@ -242,7 +242,7 @@ def test_auto_resolution_decodes_an_image_once_for_all_its_questions() -> None:
     engine = ScriptedEngine()
     rows = [corpus_row(0, images=(file.getvalue(),)), corpus_row(1, images=(photo(40, 50),))]
     inquiry = everywhere(question(1), question(2))
-    generate_rows(rows, engine, run_settings(resolution="auto"), inquiry, work_of())
+    generate_rows(rows, engine, FakeDecoder(), run_settings(resolution="auto"), inquiry, work_of())
     first, second, third, fourth = engine.calls[0]
     assert first.images[0] is second.images[0]
     assert first.images[0] is not third.images[0]

@@ -22,7 +22,7 @@ from pipelines.inference.job import InferenceJob, freeze
 from pipelines.inference.rows import generate_rows
 from pipelines.parts import write_fragment
 from schemas.caption import CAPTION
-from tests.pipelines.inference.fakes import EchoEngine, photo
+from tests.pipelines.inference.fakes import EchoEngine, FakeDecoder, photo
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
 
@@ -111,7 +111,7 @@ def commit(job: InferenceJob) -> None:
         rows = list(read_fragment(work.fragment, settings=job.spec.corpus))
         engine = EchoEngine({row.uid: int(Path(row.uri).stem) for row in rows})
         name, uri = work.work_id, job.spec.table_uri
-        table = generate_rows(rows, engine, job.spec.settings, job.spec.inquiry, work)
+        table = generate_rows(rows, engine, FakeDecoder(), job.spec.settings, job.spec.inquiry, work)
         receipts.append(write_fragment(table, CAPTION, table_uri=uri, fragment_id=name, run_id=job.run_id))
     tables.commit(job.spec.table_uri, receipts, run_id=job.run_id, schema=CAPTION)
 

@@ -12,11 +12,12 @@ import pytest
 from llava_core.errors import ConfigError
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.curation.dedupe import DedupeConfig, dedupe_table
+from pipelines.curation.looker import Looker
 from pipelines.curation.models import LLAVA_NEXT
 from pipelines.curation.probe import ProbeSettings, probe_rows
 from pipelines.curation.rules import RulesConfig
-from pipelines.curation.sandbox import Sandbox, SandboxSettings
 from pipelines.curation.select import SelectConfig, select_rows
+from pipelines.sandbox import SandboxSettings
 from pipelines.synthetic.corpus import ORDER, SOURCES, SyntheticConfig, Truth, kind_of, make_corpus, make_rows, truth_of
 
 CONFIG = SyntheticConfig(rows=260, seed=4, planted=0.7)
@@ -42,7 +43,7 @@ class Curated:
         self.truth = {truth.name: truth for truth in make_corpus(folder, config)}
         root = str(folder / "corpus")
         settings = ProbeSettings(run_id="r", model=LLAVA_NEXT)
-        with Sandbox(SandboxSettings()) as sandbox:
+        with Looker(SandboxSettings()) as sandbox:
             tables = [
                 probe_rows(read_fragment(one), sandbox, settings, fragment_id=one.fragment_id, root=root)
                 for one in plan_corpus([root])

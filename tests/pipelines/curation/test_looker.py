@@ -11,19 +11,18 @@ from PIL import Image
 
 from llava_core.errors import ConfigError, ImageRefused
 from pipelines.curation.look import look
-from pipelines.curation.sandbox import MAX_ATTEMPTS, Looked, Sandbox, SandboxError, SandboxSettings
-from tests.pipelines.curation.hostile import hostile
+from pipelines.curation.looker import Looked, Looker
+from pipelines.sandbox import MAX_ATTEMPTS, SandboxError, SandboxSettings
 from tests.pipelines.curation.pictures import encoded, scene
+from tests.pipelines.hostile import hostile
 
-QUICK = SandboxSettings(
-    decoder="tests.pipelines.curation.hostile:decode", cpu_seconds=0.4, wall_seconds=3.0, memory_bytes=2**30
-)
+QUICK = SandboxSettings(decoder="tests.pipelines.hostile:decode", cpu_seconds=0.4, wall_seconds=3.0, memory_bytes=2**30)
 GOOD = [encoded(scene(seed, 60 + seed, 90 - seed)) for seed in range(5)]
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(QUICK) as made:
+def sandbox() -> Iterator[Looker]:
+    with Looker(QUICK) as made:
         yield made
 
 
@@ -48,7 +47,7 @@ def check_neighbours(answers: list[Looked | ImageRefused], files: list[bytes]) -
         ("swell", "MEMORY", "memory limit"),
     ],
 )
-def test_an_image_that_ends_the_decoder_is_refused_alone(sandbox: Sandbox, what: str, reason: str, detail: str) -> None:
+def test_an_image_that_ends_the_decoder_is_refused_alone(sandbox: Looker, what: str, reason: str, detail: str) -> None:
     answers = sandbox.look([GOOD[0], GOOD[1], hostile(GOOD[2], what), GOOD[3], GOOD[4]])
     found, said = refusal(answers[2])
     assert found == reason
@@ -57,13 +56,13 @@ def test_an_image_that_ends_the_decoder_is_refused_alone(sandbox: Sandbox, what:
 
 
 def test_a_decoder_that_sleeps_is_ended_by_its_alarm() -> None:
-    with Sandbox(replace(QUICK, wall_seconds=0.5)) as sandbox:
+    with Looker(replace(QUICK, wall_seconds=0.5)) as sandbox:
         answers = sandbox.look([hostile(GOOD[0], "hang"), GOOD[1]])
     assert refusal(answers[0])[0] == "TIMEOUT"
     check_neighbours(answers[1:], GOOD[1:2])
 
 
-def test_several_hostile_images_in_a_row_and_at_both_ends(sandbox: Sandbox) -> None:
+def test_several_hostile_images_in_a_row_and_at_both_ends(sandbox: Looker) -> None:
     files = [hostile(GOOD[0], "crash"), hostile(GOOD[1], "exit"), GOOD[2], hostile(GOOD[3], "crash")]
     answers = sandbox.look(files)
     assert [refusal(answers[at])[0] for at in (0, 1, 3)] == ["DECODER_CRASH"] * 3
@@ -71,7 +70,7 @@ def test_several_hostile_images_in_a_row_and_at_both_ends(sandbox: Sandbox) -> N
     check_neighbours(sandbox.look(GOOD), GOOD)
 
 
-def test_an_image_whose_decoder_died_once_is_tried_again(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_an_image_whose_decoder_died_once_is_tried_again(sandbox: Looker, tmp_path: Path) -> None:
     data = hostile(GOOD[0], f"once={tmp_path / 'died'}")
     answers = sandbox.look([data, GOOD[1]])
     assert (tmp_path / "died").exists()
@@ -79,11 +78,11 @@ def test_an_image_whose_decoder_died_once_is_tried_again(sandbox: Sandbox, tmp_p
 
 
 def test_the_decoder_is_started_as_often_as_it_may_die_and_no_more(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    sandbox: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[int] = []
-    start = sandbox._start
-    monkeypatch.setattr(sandbox, "_start", lambda: starts.append(1) or start())
+    start = sandbox.sandbox._start
+    monkeypatch.setattr(sandbox.sandbox, "_start", lambda: starts.append(1) or start())
     sandbox.look(GOOD[:1])
     starts.clear()
     sandbox.look([hostile(GOOD[0], "crash")])
@@ -92,23 +91,23 @@ def test_the_decoder_is_started_as_often_as_it_may_die_and_no_more(
     assert len(starts) == MAX_ATTEMPTS
 
 
-def test_refusals_of_the_decoder_come_through(sandbox: Sandbox) -> None:
+def test_refusals_of_the_decoder_come_through(sandbox: Looker) -> None:
     answers = sandbox.look([b"", b"words", GOOD[0][:700], GOOD[1]])
     assert [refusal(answer)[0] for answer in answers[:3]] == ["EMPTY", "NOT_IMAGE", "TRUNCATED"]
     check_neighbours(answers[3:], GOOD[1:2])
 
 
-def test_large_images_fill_both_pipes(sandbox: Sandbox) -> None:
+def test_large_images_fill_both_pipes(sandbox: Looker) -> None:
     files = [encoded(scene(seed, 300, 400), "BMP") for seed in range(4)] * 3
     assert min(map(len, files)) > 2**18
-    with Sandbox(replace(QUICK, square=256)) as squares:
+    with Looker(QUICK, square=256) as squares:
         answers = squares.look(files)
     check_neighbours([Looked(answer.facts) for answer in answers if isinstance(answer, Looked)], files)
 
 
 def test_the_square_is_the_centre_of_the_image() -> None:
     pixels = scene(3, 80, 200)
-    with Sandbox(replace(QUICK, square=40)) as sandbox:
+    with Looker(QUICK, square=40) as sandbox:
         (answer,) = sandbox.look([encoded(pixels, "PNG")])
     assert isinstance(answer, Looked)
     expected = Image.fromarray(pixels[:, 60:140]).resize((40, 40), Image.Resampling.BICUBIC)
@@ -119,17 +118,18 @@ def test_the_square_is_the_centre_of_the_image() -> None:
 
 def test_the_process_has_no_secret_and_ends_with_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
-    with Sandbox(QUICK) as sandbox:
+    with Looker(QUICK) as sandbox:
         sandbox.look(GOOD[:1])
-        assert sandbox._process is not None
-        pid = sandbox._process.pid
+        child = sandbox.sandbox._child
+        assert child is not None
+        pid = child.pid
         assert b"canary" not in Path(f"/proc/{pid}/environ").read_bytes()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
 def test_a_process_that_cannot_start_stops_the_job() -> None:
-    with pytest.raises(SandboxError, match="does not start"), Sandbox(replace(QUICK, decoder="nowhere:at_all")) as box:
+    with pytest.raises(SandboxError, match="does not start"), Looker(replace(QUICK, decoder="nowhere:at_all")) as box:
         box.look(GOOD[:1])
     with pytest.raises(ConfigError, match="memory_bytes"):
         SandboxSettings(memory_bytes=10)

@@ -1,0 +1,112 @@
+"""A stage that turns fragments into part files, as Ray sees it: thin actors, and the stream of their receipts.
+
+A piece of work travels to an actor as JSON, a receipt comes back as JSON; images and rows never pass the object store
+or the driver. What this does *not* do: say what a stage does with its work (each room's), commit (`tables`), or decide
+how many actors there are (`runtime`).
+"""
+
+import dataclasses
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from llava_core.errors import TesseraError
+from pipelines.parts import PartFile, Receipt
+from pipelines.runtime import WorkerPlan
+
+
+class WorkerError(TesseraError):
+    """A worker found a broken contract (`InputChanged`, `PartError`, …) and says so; stops the job."""
+
+
+class Attempts:
+    """How often each piece of work was begun; one small actor of a job, which outlives its workers."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, name: str) -> int:
+        """Count one more, and return how many it are."""
+        self._begun[name] += 1
+        return self._begun[name]
+
+
+class FragmentStage(ABC):
+    """What an actor of a stage is: called with work, answers with a receipt. Its constructor loads once.
+
+    Args:
+        attempts: the job's `Attempts` actor; None outside of a job.
+    """
+
+    def __init__(self, attempts: Any = None) -> None:
+        self.attempts = attempts
+
+    @abstractmethod
+    def do(self, work: Mapping[str, Any]) -> Receipt:
+        """Do one piece of work and write its part files; a `TesseraError` stops the job."""
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """Do the work of one row of JSON.
+
+        A broken contract comes back as "broken", because an exception that crosses Ray loses its type and its cause.
+        """
+        try:
+            receipt = self.do(json.loads(row["work"]))
+        except TesseraError as error:
+            return {"receipt": "", "broken": f"{type(error).__name__}: {error}"}
+        return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": ""}
+
+    def begun(self, name: str) -> int:
+        """Count one more beginning of some work, and return how many it are: the ones before ended with their worker.
+
+        Args:
+            name: of the work.
+        """
+        return 1 if self.attempts is None else int(ray.get(self.attempts.begin.remote(name)))
+
+
+def stream_receipts(
+    works: Sequence[Mapping[str, Any]], stage: type[FragmentStage], arguments: Sequence[Any], workers: WorkerPlan
+) -> Iterator[Receipt]:
+    """Send work through actors of a stage, and give their receipts as they come, in any order.
+
+    A piece of work is one block and so one task: a worker that dies takes nothing finished with it.
+
+    Args:
+        works: JSON objects.
+        stage: class of the actors.
+        arguments: of its constructor, which gets `attempts` too.
+        workers: how many, and what each asks for.
+
+    Raises:
+        WorkerError: a worker found a broken contract.
+    """
+    rows = [{"work": json.dumps(work)} for work in works]
+    # a warning that progress bars are off, which they are on purpose
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # Ray types both arguments as functions; of classes it makes actors
+    actor: Any = stage
+    counter: Any = ray.remote(Attempts)
+    receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        actor,
+        fn_constructor_args=tuple(arguments),
+        fn_constructor_kwargs={"attempts": counter.options(num_cpus=0).remote()},
+        compute=ray.data.ActorPoolStrategy(size=min(workers.num_actors, len(rows))),
+        num_cpus=workers.num_cpus,
+        num_gpus=workers.num_gpus,
+    )
+    for row in receipts.iter_rows():
+        if row["broken"]:
+            raise WorkerError(row["broken"])
+        yield receipt_of(json.loads(row["receipt"]))
+
+
+def receipt_of(values: Mapping[str, Any]) -> Receipt:
+    """Return the receipt whose `dataclasses.asdict` went through JSON."""
+    return Receipt(**{**values, "files": tuple(PartFile(**file) for file in values["files"])})

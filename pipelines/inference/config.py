@@ -18,6 +18,7 @@ from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.inference.caption import CaptionInquiry
 from pipelines.inference.inquiry import Inquiry
 from pipelines.runtime import Node
+from pipelines.sandbox import SandboxSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DEFAULT_PROMPT = "Describe this image in detail."
@@ -69,6 +70,10 @@ class InferenceConfig:
     """A running Ray cluster; without one, and outside of `ray job submit`, Ray starts on this machine."""
     batch_size: int = 8
     """Requests that an engine decodes together. Not part of a run's identity: it may be lowered between attempts."""
+    decoder_seconds: float = 20.0
+    """Processor time for decoding one image, above which it is refused (TIMEOUT)."""
+    decoder_bytes: int = 2 * 2**30
+    """Memory of a decoding process, above which an image is refused (MEMORY)."""
     stall_timeout: float = 1800.0
     """Seconds without a finished fragment after which the job gives up rather than hang."""
     corpus: Annotated[CorpusSettings, tyro.conf.arg(name="")] = field(default_factory=CorpusSettings)
@@ -92,7 +97,7 @@ class InferenceConfig:
             check_at_least("config", name, getattr(self, name) or 0, 0)
         if self.stall_timeout <= 0:
             raise ConfigError(f"config.stall_timeout is {self.stall_timeout}; expected more than 0 seconds")
-        _ = self.sampling
+        _ = self.sampling, self.sandbox
 
     @property
     def inquiry(self) -> Inquiry:
@@ -104,6 +109,11 @@ class InferenceConfig:
         if self.gpus_per_worker is not None:
             return self.gpus_per_worker
         return float(any(node.gpus >= 1 for node in cluster))
+
+    @property
+    def sandbox(self) -> SandboxSettings:
+        """Limits of the processes that decode."""
+        return SandboxSettings(cpu_seconds=self.decoder_seconds, memory_bytes=self.decoder_bytes)
 
     @property
     def sampling(self) -> SamplingConfig:

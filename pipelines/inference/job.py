@@ -117,6 +117,7 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         columns=config.columns,
         table_uri=table_uri,
         storage_options=options,
+        sandbox=config.sandbox,
     )
     sources = (*map(normalise, config.input), *inquiry.sources)
     return InferenceJob(spec=spec, works=tuple(works), sources=sources, trained=model_config.trained)

@@ -5,7 +5,7 @@ What this does *not* do: commit (`flow`), or decide how many actors there are (`
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -57,7 +57,7 @@ class StageSpec:
     """Where rows go."""
     storage_options: dict[str, str]
     """Of the stores; see `pipelines.storage.storage_options`."""
-    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
+    sandbox: SandboxSettings
     """Limits of the process that decodes images."""
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import polars
@@ -15,10 +16,11 @@ from deltalake import DeltaTable
 from pipelines.inference import stage
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.flow import run_job
-from pipelines.inference.job import freeze
+from pipelines.inference.job import InferenceJob, freeze
 from pipelines.inference.stage import MAX_ATTEMPTS, InferenceStage
 from pipelines.stages import Attempts, WorkerError
-from tests.e2e.caption_cases import caption_config, check_table, corpus_files, write_corpus
+from tests.e2e.caption_cases import BAD, caption_config, check_table, corpus_files, write_corpus
+from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import photo
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -167,3 +169,26 @@ def test_a_file_that_changes_under_the_job_stops_it_with_its_own_error(
     monkeypatch.setattr("pipelines.inference.flow.stream_inferred", change_then_send)
     with pytest.raises(WorkerError, match=r"InputChanged: .*00\.png changed since the plan was made"):
         run(caption_config(folder, output))
+
+
+def test_images_that_end_their_decoder_are_rejected_and_their_neighbours_captioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = write_corpus(tmp_path / "photos", 12), tmp_path / "out"
+    poison = {"crash": "DECODER_CRASH", "spin": "TIMEOUT", "swell": "MEMORY"}
+    for what in poison:
+        (folder / f"0{what}.jpg").write_bytes(hostile(photo(50, 40), what))
+
+    def freeze_hostile(config: CaptionConfig) -> InferenceJob:
+        job = freeze(config)
+        box = replace(job.spec.sandbox, decoder="tests.pipelines.hostile:decode")
+        return replace(job, spec=replace(job.spec, sandbox=box))
+
+    monkeypatch.setattr("pipelines.inference.flow.freeze", freeze_hostile)
+    said = run(caption_config(folder, output, decoder_seconds=0.5, decoder_bytes=2**30))
+    rows = DeltaTable(output).to_pyarrow_table().to_pylist()
+    found = {Path(row["uri"]).name: row["error"] for row in rows if row["error"]}
+    assert found == {f"0{what}.jpg": reason for what, reason in poison.items()} | {
+        Path(name).name: reason for name, (_, reason) in BAD.items()
+    }
+    assert [line.split()[-1] for line in said[-1].splitlines()[:3]] == ["18", "12", "6"]

@@ -96,7 +96,7 @@ def job(tmp_path: Path) -> InferenceJob:
     folder.mkdir()
     for number in range(9):
         (folder / f"{number}.jpg").write_bytes(photo(40 + number, 90, seed=number))
-    (folder / "-1.jpg").write_bytes(b"not a photo")
+    (folder / "-1.jpg").write_bytes(b"<i>bad</i> photo")
     corpus = CorpusSettings(rows_per_fragment=3)
     job = freeze(CaptionConfig(input=(str(folder),), output=str(tmp_path / "out"), prompt="Why <b>?", corpus=corpus))
     assert len(job.works) >= 3
@@ -134,7 +134,7 @@ def test_each_caption_stands_beside_its_own_image(job: InferenceJob) -> None:
     assert page.count("<figure>") == 9
     assert "Captions (9 of 9 shown)" in found.text
     assert "Rejected (1 of 1 shown)" in found.text
-    assert "CORRUPT" in found.text
+    assert "NOT_IMAGE" in found.text
     assert "<i>bad</i>" in found.text
     assert "Why <b>?" in found.text
     assert "not trained" in found.text

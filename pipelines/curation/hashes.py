@@ -9,12 +9,14 @@ H and W are height and width in pixels. What this does *not* do: decode (`llava_
 """
 
 from dataclasses import dataclass
-from functools import cache
-from hashlib import blake2b, sha256
+from functools import cache, lru_cache
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from xxhash import xxh3_128
+
+from pipelines.curation.measures import to_grey
 
 HASH_BYTES = 16
 PHASH_SIDE = 8
@@ -50,6 +52,69 @@ def _dct_rows() -> NDArray[np.float64]:
     return rows
 
 
+Band = tuple[slice, slice, NDArray[np.float64]]
+WEIGHT_BITS = 22
+"""Bits after the point that Pillow gives to the weights of a filter."""
+BANDS = 4
+"""Groups of output columns whose inputs are multiplied together: the weights are nought outside of a band."""
+
+
+@lru_cache(maxsize=1024)
+def _lanczos(length: int) -> tuple[Band, ...]:
+    """Pillow's Lanczos weights from `length` samples to 32: inputs, outputs, and float64[inputs, outputs] of integers.
+
+    Source: `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow's Resample.c.
+    """
+    scale = length / THUMBNAIL_SIDE
+    stretch = max(scale, 1.0)
+    weights = np.zeros((length, THUMBNAIL_SIDE))
+    for output in range(THUMBNAIL_SIDE):
+        centre = (output + 0.5) * scale
+        first, last = max(int(centre - 3 * stretch + 0.5), 0), min(int(centre + 3 * stretch + 0.5), length)
+        offsets = (np.arange(first, last) - centre + 0.5) / stretch
+        taps = np.where((offsets >= -3) & (offsets < 3), np.sinc(offsets) * np.sinc(offsets / 3), 0.0)
+        taps *= 2**WEIGHT_BITS / taps.sum()
+        weights[first:last, output] = np.trunc(taps + np.copysign(0.5, taps))
+    width = THUMBNAIL_SIDE // BANDS
+    bands = []
+    for start in range(0, THUMBNAIL_SIDE, width):
+        columns = weights[:, start : start + width]
+        used = np.flatnonzero(columns.any(axis=1))
+        inputs = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((inputs, slice(start, start + width), np.ascontiguousarray(columns[inputs])))
+    return tuple(bands)
+
+
+def _shrunk(levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64[N, L] → float64[N, 32], whole levels. Products are integers below 2^53, so the order of sums is free."""
+    if levels.shape[1] == THUMBNAIL_SIDE:
+        # Pillow leaves an axis alone that has the right length
+        return levels
+    sums = np.empty((len(levels), THUMBNAIL_SIDE))
+    for inputs, outputs, weights in _lanczos(levels.shape[1]):
+        np.matmul(levels[:, inputs], weights, out=sums[:, outputs])
+    sums += 2 ** (WEIGHT_BITS - 1)
+    sums *= 2.0**-WEIGHT_BITS
+    return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
+
+
+def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Bring grey to 32×32 as `Image.resize((32, 32), LANCZOS)` does, to the last bit, four times as fast.
+
+    Args:
+        grey: uint8[H, W].
+
+    Returns:
+        float64[32, 32], whole levels.
+    """
+    levels = grey.astype(np.float64)
+    height, width = (side - THUMBNAIL_SIDE for side in grey.shape)
+    if height > max(0, 2 * width):
+        # Pillow 13 does tall pictures the other way about, and rounding between the passes shows it
+        return _shrunk(_shrunk(np.ascontiguousarray(levels.T)).T)
+    return _shrunk(np.ascontiguousarray(_shrunk(levels).T)).T
+
+
 def phash(image: NDArray[np.uint8]) -> Phash:
     """Hash what an image looks like.
 
@@ -69,10 +134,9 @@ def phash(image: NDArray[np.uint8]) -> Phash:
         >>> f"{phash((rows * rows + 3 * rows * columns % 201).astype(np.uint8)).bits:016x}"
         'ac2b03082b2f7e3f'
     """
-    grey = Image.fromarray(image).convert("L")
-    thumbnail = np.asarray(grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS), np.float64)
+    small = thumbnail(image if image.ndim == 2 else to_grey(image))
     rows = _dct_rows()
-    coefficients = np.round(rows @ thumbnail @ rows.T * 2**20) / 2**20
+    coefficients = np.round(rows @ small @ rows.T * 2**20) / 2**20
     offsets = (coefficients - np.median(coefficients)).ravel()
     bits = int.from_bytes(np.packbits(offsets > 0).tobytes(), "big")
     return Phash(bits=bits, decided=int((np.abs(offsets) > DECIDED_NOISES * ROUNDING_NOISE).sum()))
@@ -85,14 +149,15 @@ def pixel_hash(image: NDArray[np.uint8]) -> bytes:
         image: uint8[H, W, 3] RGB after orientation.
 
     Returns:
-        16 bytes, the first of the sha256 of height, width and pixels; an image and its reshaped pixels differ.
+        16 bytes: the xxh3 of height, width and pixels, so an image and its reshaped pixels differ. Not proof against
+        someone who makes collisions, which a pHash is not either.
     """
-    # processors have instructions for sha256: twice as fast as blake2b on half a megabyte
-    digest = sha256(repr(image.shape).encode())
+    # 8 times as fast as sha256 with the processor's instructions for it (measured: 0.06 and 0.45 ms for 500 × 375)
+    digest = xxh3_128(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()[:HASH_BYTES]
+    return digest.digest()
 
 
 def content_hash(data: bytes) -> bytes:
-    """Hash the encoded bytes: 16 bytes, blake2b."""
-    return blake2b(data, digest_size=HASH_BYTES).digest()
+    """Hash the encoded bytes: 16 bytes, the first of the sha256, for which processors have instructions."""
+    return sha256(data).digest()[:HASH_BYTES]

@@ -13,9 +13,9 @@ Legend: H height, W width in pixels. Grey is ITU-R 601, as Pillow converts. What
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -77,7 +77,7 @@ def measure_pixels(image: NDArray[np.uint8], *, grey: Grey | None = None, block:
         (0.0, 0.298, 0.0, 0.0, 1.0, 1.0)
     """
     grey = to_grey(image) if grey is None else grey
-    shares = np.array(Image.fromarray(grey).histogram()) / grey.size
+    shares = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel().astype(np.float64) / grey.size
     levels = np.searchsorted(np.cumsum(shares), np.array(QUANTILES) - 1e-9) / 255
     mean = shares @ _LEVELS
     held = shares[shares > 0]
@@ -101,7 +101,10 @@ _LEVELS = np.arange(256, dtype=np.float64)
 
 
 def to_grey(image: NDArray[np.uint8]) -> Grey:
-    """ITU-R 601 grey of uint8[H, W, 3], as Pillow has it: uint8[H, W]."""
+    """ITU-R 601 grey of uint8[H, W, 3], as Pillow has it: uint8[H, W].
+
+    OpenCV's is four times as fast, but has a bit less of weights, which turns a bit of one pHash in 300 (measured).
+    """
     return np.asarray(Image.fromarray(image).convert("L"))
 
 
@@ -123,47 +126,14 @@ def blur(grey: Grey) -> float:
     height, width = (max(1, round(side * scale)) for side in grey.shape)
     if min(height, width) < 3:
         return 0.0
-    if scale > 1:
-        levels = _enlarged(_enlarged(grey.astype(np.int16), height).T, width)
-    elif scale < 1:
-        resized = Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR)
-        levels = np.asarray(resized).astype(np.int16)
-    else:
-        levels = grey.astype(np.int16)
-    laplacian = levels[:-2, 1:-1] + levels[2:, 1:-1]
-    laplacian += levels[1:-1, :-2]
-    laplacian += levels[1:-1, 2:]
-    laplacian -= levels[1:-1, 1:-1] << 2
-    values = laplacian.ravel().astype(np.float32)
-    mean = float(laplacian.sum(dtype=np.int64)) / values.size
-    return max(0.0, float(values @ values) / values.size - mean**2)
-
-
-def _enlarged(levels: NDArray[np.int16], height: int) -> NDArray[np.int16]:
-    """Rows between rows: int16[h, W] → int16[height, W], as Pillow's bilinear, but with weights in 1/128.
-
-    Twice as fast as Pillow (measured: within 2 levels of it, the variance of the Laplacian within 0.3 %).
-    """
-    low, high, weight = _neighbours(levels.shape[0], height)
-    # contiguous, so that rows are copied whole
-    levels = np.ascontiguousarray(levels)
-    lower, between = levels[low], levels[high]
-    between -= lower
-    # 128 · 255 + 64 still fits
-    between *= weight
-    between += 64
-    between >>= 7
-    between += lower
-    return between
-
-
-@lru_cache(maxsize=512)
-def _neighbours(before: int, after: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int16]]:
-    """For each new row the rows below and above it, and the weight of the upper one: int16[after, 1], 0 to 128."""
-    centre = np.maximum((np.arange(after) + 0.5) * (before / after) - 0.5, 0)
-    low = np.minimum(centre.astype(np.intp), before - 1)
-    weight = np.rint((centre - low) * 128).astype(np.int16)
-    return low, np.minimum(low + 1, before - 1), weight[:, None]
+    if scale != 1:
+        # an even shrink takes means, so that fine grain does not alias into sharpness
+        how = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
+        grey = np.asarray(cv2.resize(grey, (width, height), interpolation=how), np.uint8)
+    laplacian = cv2.Laplacian(grey, cv2.CV_16S, ksize=1)[1:-1, 1:-1]
+    size = laplacian.size
+    mean = cv2.sumElems(laplacian)[0] / size
+    return max(0.0, cv2.norm(laplacian, cv2.NORM_L2SQR) / size - mean**2)
 
 
 def saturation(image: NDArray[np.uint8]) -> float:
@@ -205,8 +175,8 @@ def blockiness(grey: Grey, block: int = JPEG_BLOCK) -> float:
 
 def _steps(one: Grey, other: Grey, axis: int) -> NDArray[np.float64]:
     """Mean absolute difference along an axis: float64 of the other one."""
-    steps: NDArray[np.float64] = (np.maximum(one, other) - np.minimum(one, other)).mean(axis=axis, dtype=np.float64)
-    return steps
+    sums = cv2.reduce(cv2.absdiff(one, other), axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    return np.asarray(sums, np.float64).ravel() / one.shape[axis]
 
 
 def _grid_strength(steps: NDArray[Any], block: int) -> float:
@@ -229,6 +199,10 @@ def border(grey: Grey) -> float:
         >>> border(film), border(np.zeros((9, 8), np.uint8))
         (0.25, 1.0)
     """
+    edges = (grey[0], grey[-1], grey[:, 0], grey[:, -1])
+    if all(int(edge.max()) - int(edge.min()) > BAR_LEVELS for edge in edges):
+        # the common case, told without a look at the rest: no line at an edge is of one level
+        return 0.0
     top, bottom = _inner(grey, axis=1)
     left, right = _inner(grey[top:bottom], axis=0) if bottom > top else (0, 0)
     return 1 - (bottom - top) * (right - left) / grey.size

@@ -113,7 +113,9 @@ def one_core(folder: Path, places: list[Path]) -> list[bool | None]:
         print(f"{name:<7}{each[name]:.2f} ms an image, {PASSES} passes of {min(times):.2f}-{max(times):.2f} s")
     claims = [report("probe of ImageNet-like JPEGs, one core", 1000 / each["look"], "images/s", ">= 250", "processor")]
     words = "PHash().encode_images(image_dir), same files, processor time"
-    ratio = None if theirs is None else statistics.median(b / a for a, b in zip(taken["look"], taken["peer"], strict=True))
+    ratio = (
+        None if theirs is None else statistics.median(b / a for a, b in zip(taken["look"], taken["peer"], strict=True))
+    )
     why = words if theirs else "imagededup is not installed"
     claims.append(report("probe against imagededup's pHash alone", ratio, "x", ">= 3", why))
     bound = each["peer"] / each["decode"] if theirs else None

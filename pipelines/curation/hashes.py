@@ -11,6 +11,7 @@ H and W are height and width in pixels. What this does *not* do: decode (`llava_
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,9 @@ WEIGHT_BITS = 22
 BANDS = 4
 """Groups of output columns whose inputs are multiplied together: the weights are nought outside of a band."""
 
+STRIP = 64
+"""Rows that are multiplied at once, so that their doubles stay in the processor's cache."""
+
 
 @lru_cache(maxsize=1024)
 def _lanczos(length: int) -> tuple[Band, ...]:
@@ -85,21 +89,23 @@ def _lanczos(length: int) -> tuple[Band, ...]:
     return tuple(bands)
 
 
-def _shrunk(levels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """float64[N, L] → float64[N, 32], whole levels. Products are integers below 2^53, so the order of sums is free."""
+def _shrunk(levels: NDArray[Any]) -> NDArray[np.float64]:
+    """Whole levels [N, L] → float64[N, 32]. Products are integers below 2^53, so the order of sums is free."""
     if levels.shape[1] == THUMBNAIL_SIDE:
         # Pillow leaves an axis alone that has the right length
-        return levels
+        return levels.astype(np.float64)
     sums = np.empty((len(levels), THUMBNAIL_SIDE))
-    for inputs, outputs, weights in _lanczos(levels.shape[1]):
-        np.matmul(levels[:, inputs], weights, out=sums[:, outputs])
+    for start in range(0, len(levels), STRIP):
+        strip = levels[start : start + STRIP].astype(np.float64)
+        for inputs, outputs, weights in _lanczos(levels.shape[1]):
+            np.matmul(strip[:, inputs], weights, out=sums[start : start + STRIP, outputs])
     sums += 2 ** (WEIGHT_BITS - 1)
     sums *= 2.0**-WEIGHT_BITS
     return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
 def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Bring grey to 32×32 as `Image.resize((32, 32), LANCZOS)` does, to the last bit, four times as fast.
+    """Bring grey to 32×32 as `Image.resize((32, 32), LANCZOS)` does, to the last level, three times as fast.
 
     Args:
         grey: uint8[H, W].
@@ -107,12 +113,11 @@ def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
     Returns:
         float64[32, 32], whole levels.
     """
-    levels = grey.astype(np.float64)
     height, width = (side - THUMBNAIL_SIDE for side in grey.shape)
     if height > max(0, 2 * width):
         # Pillow 13 does tall pictures the other way about, and rounding between the passes shows it
-        return _shrunk(_shrunk(np.ascontiguousarray(levels.T)).T)
-    return _shrunk(np.ascontiguousarray(_shrunk(levels).T)).T
+        return _shrunk(_shrunk(np.ascontiguousarray(grey.T)).T)
+    return _shrunk(_shrunk(grey).T).T
 
 
 def phash(image: NDArray[np.uint8]) -> Phash:

@@ -30,6 +30,8 @@ SATURATION_POINTS = 128
 """Points along the shorter side on which saturation is measured, at least (all pixels of smaller images)."""
 
 Grey = NDArray[np.uint8]
+# one core is what a decoding process has
+cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,10 +146,9 @@ def saturation(image: NDArray[np.uint8]) -> float:
         0.4
     """
     step = max(1, min(image.shape[:2]) // SATURATION_POINTS)
-    red, green, blue = np.moveaxis(image[::step, ::step], -1, 0)
-    most = np.maximum(np.maximum(red, green), blue)
-    least = np.minimum(np.minimum(red, green), blue)
-    return float((most - least).mean()) / 255
+    red, green, blue = cv2.split(np.ascontiguousarray(image[::step, ::step]))
+    most, least = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    return float(cv2.sumElems(cv2.subtract(most, least))[0]) / most.size / 255
 
 
 def blockiness(grey: Grey, block: int = JPEG_BLOCK) -> float:
@@ -176,7 +177,8 @@ def blockiness(grey: Grey, block: int = JPEG_BLOCK) -> float:
 def _steps(one: Grey, other: Grey, axis: int) -> NDArray[np.float64]:
     """Mean absolute difference along an axis: float64 of the other one."""
     sums = cv2.reduce(cv2.absdiff(one, other), axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
-    return np.asarray(sums, np.float64).ravel() / one.shape[axis]
+    means: NDArray[np.float64] = np.asarray(sums, np.float64).ravel() / one.shape[axis]
+    return means
 
 
 def _grid_strength(steps: NDArray[Any], block: int) -> float:

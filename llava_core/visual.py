@@ -200,9 +200,9 @@ class VisualEncoder(nn.Module):
         """
         side, weight = self.config.tiles.tile_size, next(self.projector.parameters())
         tile = torch.zeros(1, 3, side, side, device=weight.device, dtype=torch.uint8)
-        unused = {id(parameter) for _, parameter in self.image_processor.unused_parameters()}
-        visual = (self.image_processor, self.projector, self.temporal_encoder)
-        own = [p for part in visual if part is not None for p in part.parameters() if id(p) not in unused]
+        # The tower's parameters are reached through its output: outside of its own layers a sharded one is not whole.
+        visual = (self.projector, self.temporal_encoder)
+        own = [p for part in visual if part is not None for p in part.parameters()]
         own += [self.image_newline] if self.image_newline is not None else []
         nothing = torch.stack([parameter.flatten()[:0].sum() for parameter in own]).sum()
         return self._project(tile, [Size(0, 0)])[0, :0] + nothing

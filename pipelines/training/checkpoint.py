@@ -18,7 +18,9 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,8 @@ class Checkpoints:
         folder = self._fetch(target)
         tensors = tensors_of(module, optimizer)
         reader = FileSystemReader(str(folder))
-        load_sharded(tensors, storage_reader=reader, no_dist=world()[1] == 1)
+        with _alone_is_fine():
+            load_sharded(tensors, storage_reader=reader, no_dist=world()[1] == 1)
         own = folder / f"rank-{world()[0]:05d}.safetensors"
         if own.is_file():
             _restore_random(load_file(own))
@@ -193,7 +196,8 @@ class Checkpoints:
     ) -> None:
         alone = world()[1] == 1
         writer = FileSystemWriter(str(folder), single_file_per_rank=True, sync_files=True)
-        save_sharded(tensors_of(module, optimizer), storage_writer=writer, no_dist=alone)
+        with _alone_is_fine():
+            save_sharded(tensors_of(module, optimizer), storage_writer=writer, no_dist=alone)
         save_file(_random_state(), folder / f"rank-{world()[0]:05d}.safetensors")
         if world()[0] == 0:
             write_json(str(folder / STATE), dict(state))
@@ -283,6 +287,14 @@ def files_fault(target: str, files: Mapping[str, Any], options: StorageOptions |
             if hashlib.file_digest(opened, "sha256").hexdigest() != digest:
                 return f"{name} has other content than when it was written"
     return None
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Without torch's warning that a single process saves or loads by itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _random_state() -> dict[str, Tensor]:

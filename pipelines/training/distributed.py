@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from pipelines.training.module import TrainModule
@@ -42,10 +42,6 @@ def shard(module: TrainModule, device: torch.device, *, precision: str) -> None:
         fully_shard(layer, **options)
     module.to(torch.float32)
     fully_shard(module, **options)
-    # Sums are divided by the step's own counts, never by the number of workers.
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.set_gradient_divide_factor(1.0)
     # Buffers stay whole on every worker.
     for buffer_owner in module.modules():
         for name, buffer in buffer_owner.named_buffers(recurse=False):
@@ -54,7 +50,9 @@ def shard(module: TrainModule, device: torch.device, *, precision: str) -> None:
 
 def _layers(module: TrainModule) -> list[nn.Module]:
     """Layers of the tower and the language model: what is gathered and freed one after the other."""
-    lists = [child for child in module.model.modules() if isinstance(child, nn.ModuleList) and len(child)]
+    model = module.model
+    parts = (model.image_processor, model.language_model)
+    lists = [one for part in parts for one in part.modules() if isinstance(one, nn.ModuleList) and len(one)]
     inner = {id(below) for one in lists for below in one.modules() if below is not one}
     return [layer for one in lists if id(one) not in inner for layer in one]
 

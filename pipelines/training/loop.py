@@ -278,7 +278,8 @@ class _Run:
             # Extra losses count only once they have run: each row's own mean, over all rows.
             divisor[3:] = own[3:] * rows
             loss = (row_sums * (weights / divisor.to(self.device, torch.float32))).sum()
-            loss.backward()
+            # FSDP divides gradients by the number of workers; the divisors above are the whole step's already.
+            (loss * world()[1]).backward()
             shares += row_sums.detach().double().cpu() / divisor
         return total_of(shares, self.device)
 

@@ -89,6 +89,14 @@ def write_model(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def upload_folder(folder: Path, target: str, options: StorageOptions | None = None) -> None:
+    """Copy a local folder's files into a store, those in folders below it too."""
+    store, place = filesystem(target, options)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.put_file(str(path), f"{place}/{path.relative_to(folder)}")
+
+
 def read_marker(target: str, options: StorageOptions | None = None) -> dict[str, Any] | None:
     """COMPLETE.json of a folder whose files are whole; None otherwise."""
     try:

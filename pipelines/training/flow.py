@@ -31,6 +31,7 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.errors import TrainingStopped
 from pipelines.training.job import TrainJob, check_record, remove_changed, settle
 from pipelines.training.loop import StageWork, run_stage
+from pipelines.training.report import write_report
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,17 @@ def train(config: TrainConfig, say: Say) -> None:
         run_workers(job, missing, scaling, workers, say)
     except BaseException:
         write_record(job, "failed")
+        report(job)
         raise
     write_record(job, "complete")
     seconds = duration(time.monotonic() - began)
-    say(render_lines({"trained in": seconds, "model": join_uri(job.output, "model")}))
+    say(render_lines({"trained in": seconds, "model": join_uri(job.output, "model"), "report": report(job)}))
+
+
+def report(job: TrainJob) -> str:
+    """Write the page of the run, and say where it is."""
+    folders = {work.stage.name: work.output for work in job.works}
+    return write_report(job.output, folders, job.settings["stages"], job.options)
 
 
 def scale(

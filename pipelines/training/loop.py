@@ -22,11 +22,11 @@ from llava_core.checkpoints import Layout
 from llava_core.errors import ConfigError
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
-from pipelines.storage import join_uri
+from pipelines.storage import is_local, join_uri
 from pipelines.training.checkpoint import Checkpoints, seed_all
 from pipelines.training.data import Cursor, StepStream, cursor_from
 from pipelines.training.distributed import everyone, grad_norm, shard, total_of, world
-from pipelines.training.export import finish_stage, open_model, read_marker
+from pipelines.training.export import finish_stage, open_model, read_marker, upload_folder
 from pipelines.training.loader import Loader, Step
 from pipelines.training.module import TrainModule
 from pipelines.training.optimizer import add_adapters, freeze, make_optimizer, rate_at, set_rates, trainable
@@ -170,6 +170,7 @@ class _Run:
                 f"stage {self.stage.name}: no sample could be used; reasons: {dict(self.cursor.rejected)}"
             )
         self.checkpoints.finish()
+        self._upload_metrics()
         marker = {"identity": self.work.identity, "step": self.step, **self._state()}
         targets: dict[str, Layout] = {**self.work.export, self.work.own_model: "own"}
         finish_stage(self.module, self.base_processor, self.stage, targets, marker, options=self.work.storage_options)
@@ -233,6 +234,12 @@ class _Run:
         self._report(step, losses, loss, norm, rates, (time.perf_counter() - began, waited), told)
         if self.step % self.work.checkpoint_steps == 0:
             self.checkpoints.save(self.module, self.optimizer, self._state())
+            self._upload_metrics()
+
+    def _upload_metrics(self) -> None:
+        """Copy the first worker's lines to an output that is a store."""
+        if self.meter is not None and not is_local(self.work.output):
+            upload_folder(Path(self.work.folder), self.work.output, self.work.storage_options)
 
     def _progress(self, step: Step) -> tuple[float, float]:
         """Part of the stage that lies before a step, and its steps in all."""

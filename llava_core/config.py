@@ -114,7 +114,8 @@ class VisionConfig:
     """Which vision tower, and which of its hidden states become features."""
 
     tower: dict[str, Any] = field(default_factory=dict)
-    """The tower's transformers config as a dict; `model_type` is "clip_vision_model" or "siglip_vision_model"."""
+    """The tower's transformers config as a dict; `model_type` is "clip_vision_model", "siglip_vision_model" or our own
+    "stem_vision_model"."""
     select_layer: int = -2
     """Index into the hidden states (0 is the embeddings, -1 the last layer); -2 in every CLIP LLaVA."""
     select_feature: Literal["patch", "full"] = "patch"

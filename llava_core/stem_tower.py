@@ -1,13 +1,14 @@
 """A small vision tower of our own, for models that learn to see from nothing: convolutions first, then a short ViT.
 
-    tiles[N, 3, S, S] ─ stem: six 3×3 convolutions, stride 8 ─▶ [N, C, S/8, S/8] ─ 2×2 cells side by side (space to
+    tiles[N, 3, S, S] ─ stem: five 3×3 convolutions, stride 8 ─▶ [N, C, S/8, S/8] ─ 2×2 cells side by side (space to
     depth), one linear layer, position ─▶ [N, P², D] ─ pre-norm ViT layers ─▶ [N, P², D]
 
-Legend: N tiles, S tile side (px), C stem width, P = S/16 patches along a side, D tower width. A cell is 8×8 pixels, a patch four
-cells. A plain patch embedding learned to read characters ten times more slowly at this size than this stem.
+Legend: N tiles, S tile side (px), C stem width, P = S/16 patches along a side, D tower width. A cell is 8×8 pixels, a
+patch four cells.
 
-The stem's normalisation is by batch only where `learn_statistics` is on (the training of a tower from nothing); otherwise, and
-always outside training, it uses the statistics that were learned then, so that a tile's features never depend on others.
+The stem's normalisation is by batch only where `learn_statistics` is on (the training of a tower from nothing);
+otherwise, and always outside training, it uses the statistics that were learned then, so that a tile's features never
+depend on other tiles.
 
 What this does *not* do: choose layers or normalise pixels (`vision_tower`).
 """
@@ -24,9 +25,11 @@ from llava_core.errors import ConfigError
 
 CELL = 8
 """Side of a cell of the stem, pixels."""
+STRIDES = (2, 2, 1, 2, 1)
+"""Of the stem's convolutions; their product is `CELL`."""
 
 
-class StemVisionConfig(PretrainedConfig):
+class StemVisionConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Settings, in transformers' spelling.
 
     Args:
@@ -36,7 +39,7 @@ class StemVisionConfig(PretrainedConfig):
         num_attention_heads: of each.
         image_size: tile side S, pixels; a multiple of 16.
         patch_size: 16, two cells.
-        stem_widths: channels of the six convolutions; the last is the stem's width C.
+        stem_widths: channels of the five convolutions; the last is the stem's width C.
     """
 
     model_type = "stem_vision_model"
@@ -49,13 +52,13 @@ class StemVisionConfig(PretrainedConfig):
         num_attention_heads: int = 4,
         image_size: int = 112,
         patch_size: int = 16,
-        stem_widths: tuple[int, ...] = (32, 64, 96, 96, 192, 192),
+        stem_widths: tuple[int, ...] = (16, 64, 96, 160, 192),
         **options: Any,
     ) -> None:
-        if patch_size != 2 * CELL or image_size % patch_size or len(stem_widths) != 6:
+        if patch_size != 2 * CELL or image_size % patch_size or len(stem_widths) != len(STRIDES):
             raise ConfigError(
-                f"a stem tower has patch_size {patch_size}, image_size {image_size} and {len(stem_widths)} stem_widths; "
-                f"expected {2 * CELL}, a multiple of it and 6"
+                f"a stem tower has patch_size {patch_size}, image_size {image_size}, {len(stem_widths)} stem_widths; "
+                f"expected {2 * CELL}, a multiple of it and {len(STRIDES)}"
             )
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
@@ -67,7 +70,7 @@ class StemVisionConfig(PretrainedConfig):
         super().__init__(**options)
 
 
-class StemVisionModel(PreTrainedModel):
+class StemVisionModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """The tower; its parts have the names that `vision_tower` walks."""
 
     config_class = StemVisionConfig
@@ -98,8 +101,8 @@ class StemEmbeddings(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
-        for width, stride in zip(config.stem_widths, (2, 2, 1, 1, 2, 1), strict=True):
-            layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), StemNorm(width), nn.GELU(approximate="tanh")]
+        for width, stride in zip(config.stem_widths, STRIDES, strict=True):
+            layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), StemNorm(width), nn.ReLU(inplace=True)]
             before = width
         self.stem = nn.Sequential(*layers)
         self.join = nn.Linear(4 * before, config.hidden_size)
@@ -108,11 +111,8 @@ class StemEmbeddings(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Normalised tiles float[N, 3, S, S] to float[N, P², D]."""
-        joined: Tensor = self.join_cells(self.stem(tiles))
-        return joined
-
-    def join_cells(self, cells: Tensor) -> Tensor:
-        """The stem's cells float[N, C, 2P, 2P] to patches float[N, P², D]."""
+        # Channels last is a third faster on CPUs.
+        cells = self.stem(tiles.contiguous(memory_format=torch.channels_last))
         patches = F.pixel_unshuffle(cells, 2).flatten(2).transpose(1, 2)
         joined: Tensor = self.join(patches) + self.position
         return joined
@@ -144,7 +144,7 @@ class StemNorm(nn.Module):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, learn, momentum=0.05)
 
 
-class StemLayer(GradientCheckpointingLayer):
+class StemLayer(GradientCheckpointingLayer):  # type: ignore[no-untyped-call]
     """A pre-norm transformer layer; both of its outputs start at zero, so a new tower is its stem."""
 
     def __init__(self, config: StemVisionConfig) -> None:

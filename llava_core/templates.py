@@ -172,10 +172,20 @@ TEMPLATES: dict[str, Template] = {
         _llama_3("llava_llama_3", SYSTEM_VISION),
         _QWEN,
         dataclasses.replace(_QWEN, name="qwen_2"),
+        # Ours, for models whose vocabulary has no room for a system message.
+        Template(
+            name="short",
+            user_open="USER:",
+            user_close="\n",
+            answer_open="ASSISTANT:\n",
+            answer_close="</s>",
+            stop="</s>",
+        ),
         Template(name="plain", answer_close="\n", media_only=True, stop="\n"),
     )
 }
-"""The released templates by the name that their `--version` had; "v1" is "vicuna_v1", as there, not "llava_v1"."""
+"""The released templates by the name that their `--version` had, and "short", our own; "v1" is "vicuna_v1", as there,
+not "llava_v1"."""
 
 
 def find_template(name: str) -> Template:

@@ -3,8 +3,8 @@
     tiles uint8 or float[N, 3, S, S] ─ normalise ─▶ embeddings ─ layers up to the selected one ─▶ features[N, P², D]
 
 Legend: N tiles, S tile side (px), P patches along a side, D tower width. The tower itself is transformers'
-`CLIPVisionModel` or `SiglipVisionModel`, kept under `encoder` with its own tensor names; only its layers are walked
-here, because those beyond the selected one need not run.
+`CLIPVisionModel` or `SiglipVisionModel`, or our own `StemVisionModel` (`stem_tower`), kept under `encoder` with its own
+tensor names; only its layers are walked here, because those beyond the selected one need not run.
 
 What this does *not* do: choose or cut tiles (`geometry`, `tiling`), project features (`connector`), read checkpoints.
 """
@@ -21,10 +21,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, Sig
 from llava_core.config import TileConfig, VisionConfig
 from llava_core.errors import ConfigError
 from llava_core.geometry import TilePlan
+from llava_core.stem_tower import StemVisionConfig, StemVisionModel
 
 TOWERS: dict[str, tuple[type[Any], type[Any]]] = {
     "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
     "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
+    "stem_vision_model": (StemVisionConfig, StemVisionModel),
 }
 HEAD_DIM = 64
 """Width of an attention head of CLIP-L and SigLIP-L; gives the number of heads where only a width is known."""

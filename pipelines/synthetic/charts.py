@@ -70,7 +70,9 @@ def _axis(
         # every second number where lines are close
         if tick % (1 if bottom - top > 7 * size else 5) == 0:
             text = str(scale * tick // TICKS)
-            glyphs += write(pen, (left - 3 - width_of(text, font, size), y - 0.35 * size), text, font, size, (20, 20, 20))
+            glyphs += write(
+                pen, (left - 3 - width_of(text, font, size), y - 0.35 * size), text, font, size, (20, 20, 20)
+            )
     pen.line((left, top, left, bottom), fill=(40, 40, 40))
     return glyphs
 

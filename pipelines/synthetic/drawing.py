@@ -2,8 +2,8 @@
 
     Drawing ─▶ pixels uint8[H, W, 3], glyphs and things with their centres, turns (question, answer, where it is seen)
 
-Places are pixels of the picture, (x, y) from its upper left corner. What this does *not* do: draw (`scenes`, `receipts`, `signs`,
-`charts`), write files (`drawn`).
+Places are pixels of the picture, (x, y) from its upper left corner. What this does *not* do: draw (`scenes`,
+`receipts`, `signs`, `charts`), write files (`drawn`).
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """Drawings from a seed, and the same as LLaVA JSON beside PNG files.
 
-Drawing i of a split is a function of the seed, the split and i; drawings of "train" and "held_out" share no word and no receipt's layout.
+Drawing i of a split is a function of the seed, the split and i; drawings of "train" and "held_out" share no word and no
+receipt's layout. What this does *not* do: feed training (`source`).
 """
 
 import json
@@ -88,8 +89,7 @@ def write_drawn(folder: Path, count: int, config: DrawnConfig) -> Path:
     """Write drawings as PNG files and one LLaVA JSON file.
 
     Args:
-        folder: gets `images/0000012.png` and `drawn.jsonl`; pictures that are there already are not drawn again only where
-            the JSON file, which is written last, is there too.
+        folder: gets `images/0000012.png` and, last, `drawn.jsonl`.
         count: how many.
         config: which.
 

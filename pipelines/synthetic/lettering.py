@@ -1,7 +1,8 @@
 """Real fonts, and text drawn with the place of every character; words that never repeat across splits.
 
-Fonts: Source Sans Pro and Source Serif Pro (packages font-source-sans-pro and font-source-serif-pro) and Aileron, which comes with
-Pillow. Words are pronounceable and made up, so that reading one takes every letter; one in ten is held out, by its hash.
+Fonts: Source Sans Pro and Source Serif Pro (packages font-source-sans-pro and font-source-serif-pro) and Aileron, which
+comes with Pillow. Words are pronounceable and made up, so that reading one takes every letter; one in ten is held out,
+by its hash. What this does *not* do: lay out a page.
 """
 
 import functools
@@ -29,7 +30,30 @@ CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-:$%#"
 HELD_OUT_SHARE = 10
 """One word in so many is held out."""
 
-_ONSETS = ("B", "BR", "C", "CL", "D", "DR", "F", "FL", "G", "GR", "H", "J", "K", "L", "M", "N", "P", "PL", "QU", "R", "S", "ST")
+_ONSETS = (
+    "B",
+    "BR",
+    "C",
+    "CL",
+    "D",
+    "DR",
+    "F",
+    "FL",
+    "G",
+    "GR",
+    "H",
+    "J",
+    "K",
+    "L",
+    "M",
+    "N",
+    "P",
+    "PL",
+    "QU",
+    "R",
+    "S",
+    "ST",
+)
 _ONSETS_MORE = ("T", "TR", "V", "W", "X", "Y", "Z", "SH", "CH")
 _VOWELS = ("A", "E", "I", "O", "U", "A", "E", "O", "EA", "OU")
 _CODAS = ("", "", "", "N", "R", "L", "S", "T", "K", "M", "ND", "RT", "X", "P", "D", "B", "G")
@@ -63,7 +87,9 @@ def _capital(index: int, size: int) -> tuple[float, float]:
     return float(box[1]), float(box[3])
 
 
-def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: int, size: int, fill: Colour) -> list[Glyph]:
+def write(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: int, size: int, fill: Colour
+) -> list[Glyph]:
     """Draw one line of text.
 
     Args:

@@ -42,17 +42,23 @@ def draw_scene(draw: Random) -> Drawing:
     """
     height, width = draw.randint(96, 224), draw.randint(96, 224)
     level = draw.randint(205, 250)
-    background = tuple(min(255, level + draw.randint(-8, 8)) for _ in range(3))
+    background = _shade((level, level, level), draw, 8)
     # drawn at twice the size, so that edges are smooth
     image = Image.new("RGB", (2 * width, 2 * height), background)
     pen = ImageDraw.Draw(image)
     things = sorted(_place(draw, height, width), key=lambda placed: placed[0].x)
     for thing, radius in things:
-        fill = tuple(max(0, min(255, channel + draw.randint(-14, 14))) for channel in COLOURS[thing.colour])
+        fill = _shade(COLOURS[thing.colour], draw, 14)
         _SHAPERS[thing.shape](pen, Point(2 * thing.x, 2 * thing.y), 2 * radius, fill)
     found = tuple(thing for thing, _ in things)
     pixels = np.asarray(image.reduce(2))
     return Drawing("scene", pixels, (), found, _turns(draw, found))
+
+
+def _shade(colour: Colour, draw: Random, most: int) -> Colour:
+    """A colour, each channel up to so many levels off."""
+    red, green, blue = (max(0, min(255, channel + draw.randint(-most, most))) for channel in colour)
+    return red, green, blue
 
 
 def _place(draw: Random, height: int, width: int) -> list[tuple[Thing, float]]:
@@ -114,6 +120,7 @@ def _turns(draw: Random, things: tuple[Thing, ...]) -> tuple[Turn, ...]:
 
 def _presence(draw: Random, things: tuple[Thing, ...]) -> Turn:
     """Is it there? As often it is not, and then half of the time its colour or its shape is."""
+    seen: tuple[Seen, ...] = ()
     there = {(thing.colour, thing.shape): thing for thing in things}
     if draw.random() < 0.5:
         thing = draw.choice(things)
@@ -123,7 +130,7 @@ def _presence(draw: Random, things: tuple[Thing, ...]) -> Turn:
         if draw.random() < 0.5:
             near = [pair for pair in absent if any(pair[0] == t.colour or pair[1] == t.shape for t in things)]
             absent = near or absent
-        asked, seen = draw.choice(absent), ()
+        asked = draw.choice(absent)
     article = ARTICLES.get(asked[0], "a")
     return Turn("presence", f"Is there {article} {asked[0]} {asked[1]}?", "yes" if asked in there else "no", seen)
 

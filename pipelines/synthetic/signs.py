@@ -41,7 +41,10 @@ def draw_sign(draw: Random, split: Split) -> Drawing:
         size -= 1
     wide, pitch = max(width_of(word, font, size) for word in words), 1.35 * size
     tall = pitch * len(words)
-    left, top = draw.uniform(0.05 * width, 0.95 * width - wide), draw.uniform(0.3 * size, max(0.3 * size, height - tall - 0.2 * size))
+    left, top = (
+        draw.uniform(0.05 * width, 0.95 * width - wide),
+        draw.uniform(0.3 * size, max(0.3 * size, height - tall - 0.2 * size)),
+    )
     edge = 0.4 * size
     pen.rectangle((left - edge, top - edge, left + wide + edge, top + tall + 0.1 * edge), fill=BOARDS[colour])
     ink = (245, 245, 245) if colour in DARK else (20, 20, 20)

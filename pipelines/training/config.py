@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from llava_core.checkpoints import Layout
 from llava_core.config import check_at_least, check_choice
 from llava_core.errors import ConfigError
-from pipelines.training.recipes import RECIPES, Recipe, RecipeName
+from pipelines.training.recipes import FRESH, RECIPES, Recipe, RecipeName
 from pipelines.training.stages import LoraConfig
 
 
@@ -18,14 +18,15 @@ from pipelines.training.stages import LoraConfig
 class TrainConfig:
     """Train a model through the stages of a recipe; the same command again goes on where it was."""
 
-    output: str
+    output: str = "out/trained"
     """Folder, or s3:// URI, of checkpoints, metrics, `train_report.html` and the trained model in `model`."""
     input: tuple[str, ...] = ()
     """Tables `shards` of curate_corpus, LLaVA JSON, any other corpus, or `module:Class`; a stage may name its own."""
     weights: tuple[float, ...] = ()
     """Of each input: times that each of its samples is seen in an epoch, fractions allowed; 1 each if left out."""
-    model: str = "tiny"
-    """What the first stage begins with: "tiny" (embedded), a local checkpoint folder, a hub name or a URI."""
+    model: str | None = None
+    """What the first stage begins with: "tiny" (embedded), a local checkpoint folder, a hub name or a URI. Left out:
+    "tiny"; for recipe `tiny`, a new model ("fresh")."""
     recipe: RecipeName = "document"
     """The stages, with all their settings; those below change them."""
     stages: tuple[str, ...] = ()
@@ -46,8 +47,9 @@ class TrainConfig:
     """Train adapters of this rank (alpha twice as much) in place of the language model's weights."""
     seed: int = 0
     """Of the order of samples, and of everything drawn."""
-    layout: Layout = "hf"
-    """Of the trained model in `model`: "hf" is transformers', "own" keeps what that cannot say."""
+    layout: Layout | None = None
+    """Of the trained model in `model`: "hf" is transformers', "own" keeps what that cannot say. Left out: "hf"; for
+    recipe `tiny`, whose tower is our own, "own"."""
     checkpoint_steps: int = 500
     """Steps between checkpoints: what a crash can cost."""
     keep_checkpoints: int = 2
@@ -70,11 +72,11 @@ class TrainConfig:
     """Seconds without a finished step after which the job gives up rather than hang."""
 
     def __post_init__(self) -> None:
-        for name in ("output", "model"):
+        for name in ("output", "start"):
             if not str(getattr(self, name)).strip():
-                raise ConfigError(f"{name} is empty; expected text")
+                raise ConfigError(f"{'model' if name == 'start' else name} is empty; expected text")
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
-        check_choice("train", "layout", self.layout, get_args(Layout))
+        check_choice("train", "layout", self.written_layout, get_args(Layout))
         for name in ("limit_steps", "limit", "batch_size", "row_tokens", "num_workers", "min_workers", "lora_rank"):
             check_at_least("train", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         for name in ("checkpoint_steps", "keep_checkpoints", "loader_threads"):
@@ -91,6 +93,17 @@ class TrainConfig:
                 raise ConfigError(
                     f"input is empty, and stage {stage.name} of recipe {self.recipe} names none of its own"
                 )
+
+    @property
+    def start(self) -> str:
+        """What the first stage begins with."""
+        begins = FRESH if self.recipe == "tiny" else "tiny"
+        return begins if self.model is None else self.model
+
+    @property
+    def written_layout(self) -> Layout:
+        """Of the trained model."""
+        return self.layout or ("own" if self.recipe == "tiny" else "hf")
 
     @property
     def plan(self) -> Recipe:

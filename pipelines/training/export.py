@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llava_core.checkpoints import Layout
+from llava_core.checkpoints.fresh import new_model, word_tokenizer
 from llava_core.checkpoints.load import load_model
 from llava_core.config import ModelConfig
 from llava_core.model import LLaVANeXT, model_class
@@ -28,6 +29,7 @@ from pipelines.training.checkpoint import COMPLETE, files_fault
 from pipelines.training.distributed import barrier, whole, world
 from pipelines.training.module import TrainModule
 from pipelines.training.optimizer import add_adapters, merge_adapters
+from pipelines.training.recipes import FRESH
 from pipelines.training.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -122,7 +124,11 @@ def fetch_model(source: str, options: StorageOptions | None = None) -> str:
 
 
 def open_model(source: str, options: StorageOptions | None = None) -> tuple[LLaVANeXT, LLaVAProcessor]:
-    """Load a model and its processor, from a folder, a URI or a name."""
+    """Load a model and its processor, from a folder, a URI or a name; `fresh:SEED` makes a new one."""
+    kind, _, seed = source.partition(":")
+    if kind == FRESH:
+        model = new_model(int(seed or 0))
+        return model.eval(), LLaVAProcessor(word_tokenizer(), model.config)
     folder = fetch_model(source, options)
     return load_model(folder), LLaVAProcessor.from_pretrained(folder)
 

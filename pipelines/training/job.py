@@ -17,6 +17,7 @@ from pipelines.storage import filesystem, is_local, join_uri, local_path, read_j
 from pipelines.training.config import TrainConfig
 from pipelines.training.export import fetch_model, read_marker
 from pipelines.training.loop import StageWork
+from pipelines.training.recipes import FRESH
 from pipelines.training.sources import SourceIndex, index_inputs
 
 VERSION = 1
@@ -69,13 +70,9 @@ def settle(config: TrainConfig) -> TrainJob:
         CheckpointRefused: the model is not there, or cannot be trusted.
     """
     output = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
-    uris = [output, config.model, *config.input]
+    uris = [output, config.start, *config.input]
     options = next((found for uri in uris if (found := storage_options(uri))), {})
-    start = fetch_model(config.model, options) if "://" in config.model else config.model
-    folder = resolve_model(start)
-    if read_config(folder).text is None:
-        raise ConfigError(f"{config.model} has no language model; training needs one")
-    identity = revision(folder)
+    start, identity = _beginning(config, options)
     indexes: dict[str, SourceIndex] = {}
     works: list[StageWork] = []
     settings: dict[str, Any] = {"model": identity, "seed": config.seed, "version": VERSION, "stages": {}}
@@ -89,7 +86,7 @@ def settle(config: TrainConfig) -> TrainJob:
             StageWork(
                 stage=stage,
                 number=number,
-                model=works[-1].own_model if works else str(folder),
+                model=works[-1].own_model if works else start,
                 inputs=read,
                 output=join_uri(output, stage.name),
                 identity=identity,
@@ -100,7 +97,7 @@ def settle(config: TrainConfig) -> TrainJob:
                 storage_options=dict(options),
             )
         )
-    works[-1] = dataclasses.replace(works[-1], export={join_uri(output, "model"): config.layout})
+    works[-1] = dataclasses.replace(works[-1], export={join_uri(output, "model"): config.written_layout})
     return TrainJob(
         config=config,
         output=output,
@@ -109,6 +106,17 @@ def settle(config: TrainConfig) -> TrainJob:
         data={uri: index.fingerprint for uri, index in indexes.items()},
         options=dict(options),
     )
+
+
+def _beginning(config: TrainConfig, options: dict[str, str]) -> tuple[str, str]:
+    """What the first stage loads, and what names its content."""
+    if config.start == FRESH:
+        return f"{FRESH}:{config.seed}", f"{FRESH}:{config.seed}"
+    start = fetch_model(config.start, options) if "://" in config.start else config.start
+    folder = resolve_model(start)
+    if read_config(folder).text is None:
+        raise ConfigError(f"{config.start} has no language model; training needs one")
+    return str(folder), revision(folder)
 
 
 def _index(inputs: Sequence[str], known: dict[str, SourceIndex], limit: int | None) -> tuple[SourceIndex, ...]:

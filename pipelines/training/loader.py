@@ -28,7 +28,7 @@ from llava_core.tiling import resize
 from llava_core.video import sample_frames
 from pipelines.training.data import Cursor, StepStream
 from pipelines.training.packing import Cost, Round, Row, plan_rounds
-from pipelines.training.samples import Sample, Unusable
+from pipelines.training.samples import Sample, Unusable, fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def encode(sample: Sample, processor: LLaVAProcessor, max_tiles: int | None) -> 
     """
     data = sample.row.load() if sample.num_tiles else ()
     images, videos = (data, []) if not sample.num_frames else ([], [frames_of(data, processor)])
-    media = processor.load_media(images, videos, max_tiles)
+    media = processor.load_media(images, videos, fewer(max_tiles, sample.row.max_tiles))
     planned = sum(media.image_tokens) + sum(media.video_tokens)
     config = processor.config
     places = sum(token in (config.image_token_id, config.video_token_id) for token in sample.input_ids)

@@ -25,6 +25,9 @@ PARTS = ("text", "visual", "alignment")
 """Losses that the document names, in the order in which they are reported; extra ones follow by their names."""
 
 
+_IMAGES = ("pixel_values", "image_sizes", "image_grids", "num_images_per_sample")
+
+
 class ExtraLoss(Protocol):
     """A loss of others' making: an `nn.Module` made as `Class(model)`, its parameters trained as part "extra".
 
@@ -84,6 +87,8 @@ class TrainModule(nn.Module):
         """
         model = self.model
         model.always_run_tower = batch.tower
+        if not self.speaks:
+            return self._see(batch)
         targets = batch.labels[0] != IGNORE_INDEX
         at = targets.nonzero()[:, 0]
         # A row without targets still runs, because other workers wait for its gradients; its sum is 0.
@@ -112,6 +117,22 @@ class TrainModule(nn.Module):
             sums.append(total.float())
             counts.append(float(count))
         return torch.stack(sums), torch.tensor(counts, dtype=torch.float64)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether any loss needs the language model; where all the document's weigh 0, only tower and projector run."""
+        losses = self.losses
+        return bool(losses.text_weight or losses.visual_weight or losses.alignment_weight)
+
+    def _see(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Run tower and projector for extra losses alone."""
+        visual = {name: value for name, value in batch.visual.items() if name in _IMAGES}
+        features = self.model.encode_images(**visual) if visual else [self.model.empty_features()]
+        made = [loss(self.model, batch, features) for loss in self.extra.values()]
+        # The newline has no part in this, but every parameter that trains has a gradient.
+        rest = torch.stack([feature.sum() for feature in features]).sum() * 0.0
+        sums = torch.stack([rest, rest, rest, *(total.float() for total, _ in made)])
+        return sums, torch.tensor([0.0, 0.0, 0.0, *(float(count) for _, count in made)], dtype=torch.float64)
 
     def weights(self) -> Tensor:
         """float32[parts]: of each loss in the total; extra losses weigh themselves."""

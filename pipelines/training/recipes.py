@@ -3,20 +3,24 @@
 document    the document's three stages: `align`, `instruct`, `highres`
 llava_next  LLaVA-NeXT as its reproduction has it: the tower tunes in the last stage, at a tenth of the rate
 onevision   LLaVA-OneVision 7B: one image first, then several and video
-tiny        the untrained small model's, for two CPU cores
+tiny        the embedded model from nothing, on drawings; brings its own data and its own beginning
 
-What this does *not* do: name data or models; both come with the job.
+What this does *not* do: name data or models, but for `tiny`; both come with the job.
 Source: the document; `scripts/train` of LLaVA-VL/LLaVA-NeXT@df17966, `scripts` of xiaoachen98/Open-LLaVA-NeXT@a4dfe53
 and arXiv 2408.03326v3, table 1.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+from llava_core.losses import LossConfig
 from pipelines.training.stages import Stage
 
 Recipe = tuple[Stage, ...]
 RecipeName = Literal["document", "llava_next", "onevision", "tiny"]
+
+_SEEING = "pipelines.training.seeing:"
+_DRAWINGS = "pipelines.synthetic.source:Drawings="
 
 
 def document() -> Recipe:
@@ -88,25 +92,53 @@ def onevision() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """The three stages at a size for two CPU cores."""
+    """The embedded model from nothing, in float32 on two CPU cores; lengths are chosen for hours, not days.
+
+    Nothing at this scale is pretrained, so a stage 0 makes what the document's stages begin with: `see` teaches the
+    tower what is drawn in each patch. `align` then teaches the projector to hand that on; `instruct` the language model
+    to find and say it, through any-resolution tiles from the start, with two attention heads shown where to look;
+    `highres` trains everything on the language loss, attention still guided.
+    """
+    silent = LossConfig(text_weight=0.0)
+    common: dict[str, Any] = {"precision": "float32", "weight_decay": 0.01, "betas": (0.9, 0.98)}
     return (
         Stage(
+            name="see",
+            learning_rates={"vision_tower": 3e-3, "extra": 3e-3},
+            batch_size=8,
+            max_steps=1500,
+            losses=silent,
+            extra_losses=(_SEEING + "CellLoss",),
+            inputs=(_DRAWINGS + "receipt,sign,chart,scene:0.5;grid",),
+            **common,
+        ),
+        Stage(
             name="align",
-            learning_rates={"projector": 1e-3, "newline": 1e-3},
-            batch_size=16,
-            max_tiles=0,
-            warmup_ratio=0.1,
+            learning_rates={"projector": 2e-3, "extra": 3e-3},
+            batch_size=8,
+            max_steps=150,
+            losses=silent,
+            extra_losses=(_SEEING + "FeatureLoss",),
+            inputs=(_DRAWINGS + "receipt,sign,chart,scene:0.5;grid;seed=1",),
+            **common,
         ),
         Stage(
             name="instruct",
-            learning_rates={"projector": 5e-4, "newline": 5e-4, "language_model": 5e-4},
-            batch_size=16,
-            max_tiles=0,
+            learning_rates={"projector": 1e-3, "newline": 1e-3, "language_model": 1.5e-3},
+            batch_size=8,
+            max_steps=4000,
+            extra_losses=(_SEEING + "AttentionLoss",),
+            inputs=(_DRAWINGS + "receipt:2,sign,chart,scene:2;seed=2",),
+            **common,
         ),
         Stage(
             name="highres",
-            learning_rates={"vision_tower": 1e-4, "projector": 5e-4, "newline": 5e-4, "language_model": 5e-4},
+            learning_rates={"vision_tower": 2e-4, "projector": 5e-4, "newline": 5e-4, "language_model": 5e-4},
             batch_size=8,
+            max_steps=2000,
+            extra_losses=(_SEEING + "AttentionLoss",),
+            inputs=(_DRAWINGS + "receipt:2,sign,chart,scene:2;seed=3",),
+            **common,
         ),
     )
 
@@ -117,3 +149,6 @@ RECIPES: dict[RecipeName, Callable[[], Recipe]] = {
     "onevision": onevision,
     "tiny": tiny,
 }
+
+FRESH = "fresh"
+"""What `tiny` begins with: a new small model (`llava_core.checkpoints.fresh`), made from the run's seed."""

@@ -101,7 +101,8 @@ class Sampler:
             if config.tiles.max_images is not None and count > config.tiles.max_images:
                 detail = f"{count} images; the model takes at most {config.tiles.max_images}"
                 raise PromptRefused(PromptReason.TOO_LONG, detail)
-            plans = [plan_tiles(size, config, num_images=count, max_tiles=stage.max_tiles) for size in row.sizes]
+            most = fewer(stage.max_tiles, row.max_tiles)
+            plans = [plan_tiles(size, config, num_images=count, max_tiles=most) for size in row.sizes]
             image_tokens = [plan.num_image_tokens for plan in plans]
             num_tiles = sum(plan.num_tiles for plan in plans)
         total = sum(image_tokens) + sum(video_tokens)
@@ -125,6 +126,15 @@ class Sampler:
         if not sample.num_targets:
             raise PromptRefused(PromptReason.EMPTY_TEXT, "no token of it is to be learned")
         return sample
+
+
+def fewer(first: int | None, second: int | None) -> int | None:
+    """The smaller of two bounds, None being none.
+
+    >>> fewer(None, 4), fewer(2, 4), fewer(None, None)
+    (4, 2, None)
+    """
+    return min((bound for bound in (first, second) if bound is not None), default=None)
 
 
 def read_conversation(row: TrainRow) -> tuple[Conversation, bool]:

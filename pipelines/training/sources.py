@@ -48,6 +48,8 @@ class TrainRow:
     """(height, width) of each image, pixels."""
     load: Callable[[], Sequence[bytes]] = tuple
     """Gives the encoded bytes of each image."""
+    max_tiles: int | None = None
+    """Most tiles of its images beyond the base tile, where that is fewer than the stage's."""
     error: str | None = None
     """Reason why it cannot be used, if reading found one."""
     detail: str = ""

@@ -63,6 +63,7 @@ TWO_ROUNDS = {
     "<|im_start|>user\n<image>\nWhat?<|im_end|>\n"
     "<|im_start|>assistant\n«A bus.<|im_end|>»\n<|im_start|>user\nColour?<|im_end|>\n"
     "<|im_start|>assistant\n«Deep red.<|im_end|>»\n",
+    "short": "USER:<image>\nWhat?\nASSISTANT:\n«A bus.</s>»USER:Colour?\nASSISTANT:\n«Deep red.</s>»",
 }
 TWO_ROUNDS |= {"v1": TWO_ROUNDS["vicuna_v1"], "qwen_2": TWO_ROUNDS["qwen_1_5"]}
 
@@ -78,6 +79,7 @@ GENERATION = {
     "qwen_1_5": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n<image>\nWhat?<|im_end|>\n"
     "<|im_start|>assistant\n",
+    "short": "USER:<image>\nWhat?\nASSISTANT:\n",
     "plain": "<image>",
 }
 

@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from llava_core.geometry import Size, fit_inside, padding_inside
+from llava_core.geometry import Size, fit_inside, padding_inside, select_canvas
 from pipelines.synthetic.drawing import Drawing, Glyph, Seen, Split, Turn
 from pipelines.synthetic.lettering import NUM_FONTS, make_word, width_of, write
 
@@ -20,6 +20,8 @@ TILE = 112
 """Side of a tile of the model that pages are laid out for."""
 CANVASES = ((224, 224), (224, 224), (336, 112), (224, 112))
 """(height, width) that a page is laid out for; every one is a grid of 112-pixel tiles."""
+PINPOINTS = ((112, 224), (224, 112), (224, 224), (336, 112), (112, 336))
+"""Canvases that the small model knows, as `llava_core.checkpoints.fresh` has them."""
 FIELDS = {"total": "TOTAL", "tax": "TAX", "date": "DATE", "number": "NO"}
 """Asked for → as printed."""
 QUESTIONS = {
@@ -70,7 +72,7 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
     y = draw.uniform(2, max(3.0, height - (len(lines) + 1) * pitch - 1)) + 0.15 * pitch
     glyphs: list[Glyph] = []
     seen: dict[str, list[Glyph]] = {}
-    edges = _tile_edges(Size(height, width), Size(*canvas))
+    edges = _tile_edges(Size(height, width))
     for key, label, value in lines:
         y = _clear_of(y, 0.75 * size, edges)
         drawn = write(pen, (margin, y), label, font, size, (ink, ink, ink)) if label else []
@@ -86,8 +88,9 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
     return Drawing("receipt", np.asarray(image), tuple(glyphs), (), _turns(draw, values, seen))
 
 
-def _tile_edges(size: Size, canvas: Size) -> list[float]:
+def _tile_edges(size: Size) -> list[float]:
     """Heights on a page, pixels, at which its canvas is cut into tiles."""
+    canvas = select_canvas(size, PINPOINTS, "hf")
     inner = fit_inside(size, canvas)
     box = padding_inside(inner, canvas)
     return [(cut - box.top) * size.height / inner.height for cut in range(TILE, canvas.height, TILE)]

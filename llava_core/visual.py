@@ -141,7 +141,22 @@ class VisualEncoder(nn.Module):
                 raise ValueError("pixel_values came without image_sizes, which any-res needs: (height, width) of each")
             image_sizes = [[self.config.tiles.tile_size] * 2] * pixel_values.shape[0]
         plans = self.plan_images(image_sizes, image_grids, num_images_per_sample)
-        features = self._project(_flat_tiles(pixel_values, plans), [plan.grid for plan in plans])
+        return self.pack_images(self.image_processor(_flat_tiles(pixel_values, plans)), plans, num_images_per_sample)
+
+    def pack_images(
+        self, patches: Tensor, plans: Sequence[TilePlan], num_images_per_sample: Counts | None = None
+    ) -> list[Tensor]:
+        """From patch features to packed image features: the half of `encode_images` after the tower.
+
+        Args:
+            patches: float[ΣN, P², D_v] of all images' tiles.
+            plans: of each image, N tiles each.
+            num_images_per_sample: how many images belong to each sample; None for one each.
+
+        Returns:
+            float[T_i, D] for each image, T_i = its plan's `num_image_tokens`.
+        """
+        features = self._project_features(patches, [plan.grid for plan in plans])
         images = list(torch.split(features, [plan.num_tiles for plan in plans]))
         if self.projector.cross_image_attention is not None and num_images_per_sample is not None:
             counts = iter(plain_counts(num_images_per_sample))

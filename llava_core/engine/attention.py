@@ -10,7 +10,7 @@ with each one's own part through the log-sum-exp of both ("cascade attention").
 Legend: T tokens in the row, H query heads, K key/value heads, G = H/K, D head width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +50,8 @@ class Step:
 
     spans: tuple[Span, ...]
     """In row order, without gaps."""
+    num_layers: int
+    """Of the language model: in the last one only each span's last row is asked for."""
 
     def position_ids(self, device: torch.device) -> Tensor:
         """int64[1, T]: each token's place in its own sequence, prefix counted."""
@@ -90,49 +92,77 @@ def packed_attention(
         sliding_window: how many tokens back a token sees, itself included; None for all.
 
     Returns:
-        [1, T, H, D] and None, as transformers' attention functions return them.
+        [1, T, H, D] and None, as transformers' attention functions return them. In the last layer only the last row
+        of each span is meant to be read; the others are zero.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = torch.empty_like(query[0])
-    own: list[tuple[Tensor, Tensor] | None] = []
+    is_last = layer == step.num_layers - 1
+    out = torch.zeros_like(query[0]) if is_last else torch.empty_like(query[0])
+    sharing: dict[int, list[_Shared]] = {}
     for span in step.spans:
-        rows = slice(span.start, span.stop)
-        keys, values = span.cache.write(layer, key[0, :, rows], value[0, :, rows])
+        written = slice(span.start, span.stop)
+        keys, values = span.cache.write(layer, key[0, :, written], value[0, :, written])
+        rows = slice(span.stop - 1, span.stop) if is_last else written
+        asked = query[0, :, rows]
         total = keys.shape[1] + (span.prefix.length if span.prefix else 0)
         if sliding_window is not None and total > sliding_window:
-            out[:, rows] = _windowed(query[0, :, rows], keys, values, span.prefix, layer, scale, sliding_window)
-            own.append(None)
+            out[:, rows] = _windowed(asked, keys, values, span.prefix, layer, scale, sliding_window)
         elif span.prefix is None:
-            out[:, rows] = _attend(query[0, :, rows], keys, values, scale)
-            own.append(None)
+            out[:, rows] = _attend(asked, keys, values, scale)
         else:
-            own.append(_attend_with_lse(query[0, :, rows], keys, values, scale))
-    _merge_prefixes(query[0], step, own, layer, scale, out)
+            own = _attend_with_lse(asked, keys, values, scale)
+            sharing.setdefault(id(span.prefix), []).append(_Shared(span.prefix, rows, asked, own))
+    for sharers in sharing.values():
+        _merge_prefix(sharers, layer, scale, out)
     return out.transpose(0, 1)[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What one span of a shared prefix has seen of itself."""
+
+    prefix: SequenceCache
+    rows: slice
+    query: Tensor
+    own: tuple[Tensor, Tensor]
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """[H, T, D] of the last T tokens over [K, S, D], causal."""
     heads, num_tokens, width = query.shape
-    groups = heads // keys.shape[0]
     if num_tokens == 1:
-        grouped = query.reshape(1, keys.shape[0], groups, width)
+        grouped = query.reshape(1, keys.shape[0], -1, width)
         attended = scaled_dot_product_attention(grouped, keys[None], values[None], scale=scale)
         return attended.reshape(heads, 1, width)
-    return attend(query, keys, values, scale)
+    if num_tokens < keys.shape[1]:
+        return _attend_with_lse(query, keys, values, scale)[0]
+    return attend(query, _to_query_heads(keys, heads), _to_query_heads(values, heads), scale)
 
 
 def _attend_with_lse(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Like `_attend`, with the log-sum-exp float32[H, T] of its scores."""
-    heads, num_tokens, width = query.shape
-    groups = heads // keys.shape[0]
+    heads, num_tokens, _ = query.shape
     if num_tokens == 1:
-        out, lse = _flash(query.reshape(keys.shape[0], groups, width), keys, values, scale, causal=False)
-        return out.reshape(heads, 1, width), lse.reshape(heads, 1)
-    if num_tokens != keys.shape[1]:
-        raise RuntimeError("a sequence with a prefix is prefilled in one step")
-    return _flash(query, keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0), scale, causal=True)
+        return _attend_all(query, keys, values, scale)
+    past = keys.shape[1] - num_tokens
+    own_keys, own_values = _to_query_heads(keys[:, past:], heads), _to_query_heads(values[:, past:], heads)
+    own = _flash(query, own_keys, own_values, scale, causal=True)
+    return own if past == 0 else merge_by_lse(*_attend_all(query, keys[:, :past], values[:, :past], scale), *own)
+
+
+def _attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """[H, T, D] over all of [K, S, D], with the log-sum-exp float32[H, T].
+
+    Every row sees every key, so the G query heads of a key/value head are just more rows of it.
+    """
+    out, lse = _flash(query.reshape(keys.shape[0], -1, query.shape[-1]), keys, values, scale, causal=False)
+    return out.reshape(query.shape), lse.reshape(query.shape[:2])
+
+
+def _to_query_heads(states: Tensor, num_heads: int) -> Tensor:
+    """[H, S, D] of [K, S, D]: a copy for each query head, over which the causal kernel is a fifth faster (measured)."""
+    return states.repeat_interleave(num_heads // states.shape[0], 0)
 
 
 def _flash(query: Tensor, keys: Tensor, values: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
@@ -145,34 +175,18 @@ def _flash(query: Tensor, keys: Tensor, values: Tensor, scale: float, *, causal:
     return out[0], lse[0]
 
 
-def _merge_prefixes(
-    query: Tensor, step: Step, own: list[tuple[Tensor, Tensor] | None], layer: int, scale: float, out: Tensor
-) -> None:
-    """Attend to each shared prefix once for all its spans, and merge with what each span saw of itself."""
-    sharers: dict[int, list[int]] = {}
-    for index, span in enumerate(step.spans):
-        if span.prefix is not None and own[index] is not None:
-            sharers.setdefault(id(span.prefix), []).append(index)
-    for indices in sharers.values():
-        spans = [step.spans[index] for index in indices]
-        prefix = spans[0].prefix
-        assert prefix is not None
-        keys = prefix.keys[layer, :, : prefix.length]
-        values = prefix.values[layer, :, : prefix.length]
-        rows = torch.cat([query[:, span.start : span.stop] for span in spans], dim=1)
-        heads, num_tokens, width = rows.shape
-        # Every row sees the whole prefix, so the G query heads of a key/value head are just more rows of it.
-        seen, lse = _flash(rows.reshape(keys.shape[0], -1, width), keys, values, scale, causal=False)
-        seen, lse = seen.reshape(heads, num_tokens, width), lse.reshape(heads, num_tokens)
-        at = 0
-        for index, span in zip(indices, spans, strict=True):
-            part = slice(at, at := at + span.num_tokens)
-            own_part = own[index]
-            assert own_part is not None
-            out[:, span.start : span.stop] = merge_by_lse(seen[:, part], lse[:, part], *own_part)
+def _merge_prefix(sharers: Sequence[_Shared], layer: int, scale: float, out: Tensor) -> None:
+    """Attend to a shared prefix once for all its spans, and merge with what each span saw of itself."""
+    prefix = sharers[0].prefix
+    keys, values = prefix.keys[layer, :, : prefix.length], prefix.values[layer, :, : prefix.length]
+    seen, lse = _attend_all(torch.cat([one.query for one in sharers], dim=1), keys, values, scale)
+    at = 0
+    for one in sharers:
+        part = slice(at, at := at + one.query.shape[1])
+        out[:, one.rows] = merge_by_lse(seen[:, part], lse[:, part], *one.own)[0]
 
 
-def merge_by_lse(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> Tensor:
+def merge_by_lse(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Attention over two sets of keys, from the attention over each.
 
     Args:
@@ -180,12 +194,12 @@ def merge_by_lse(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: T
         second: the same over the other set.
 
     Returns:
-        [H, T, D] over both.
+        [H, T, D] over both, and the log-sum-exp [H, T] of all scores.
 
     Source: the merge of partial softmaxes, as in FlashAttention (arXiv 2205.14135, section 3.1).
     """
     weight = torch.sigmoid(first_lse - second_lse)[..., None].to(first.dtype)
-    return torch.lerp(second, first, weight)
+    return torch.lerp(second, first, weight), torch.logaddexp(first_lse, second_lse)
 
 
 def _windowed(

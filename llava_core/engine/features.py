@@ -1,11 +1,12 @@
 """Image features for the packed engine: many images in one dense pass of the tower, kept for those that come again."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from llava_core.engine.lanes import Lanes
 from llava_core.engine.requests import MediaKey, Running
 from llava_core.model import LLaVANeXT
 
@@ -41,7 +42,7 @@ class FeatureCache:
 
 
 def image_features(
-    sequences: Sequence[Running], model: LLaVANeXT, cache: FeatureCache, tile_budget: int
+    sequences: Sequence[Running], model: LLaVANeXT, cache: FeatureCache, tile_budget: int, lanes: Lanes
 ) -> dict[MediaKey, list[Tensor]]:
     """Packed features of every sequence that has images to be prefilled.
 
@@ -49,38 +50,37 @@ def image_features(
         sequences: about to be prefilled; those with equal images are encoded once.
         model: encodes.
         cache: looked at first, filled afterwards.
-        tile_budget: most tiles in one pass; an image with more goes alone.
+        tile_budget: most tiles in one pass of the tower.
+        lanes: passes run side by side in them.
 
     Returns:
         float[T_i, D] of each image, by the sequence's key.
     """
     needed = {sequence.key: sequence for sequence in sequences if sequence.needs_features}
     ready = {key: found for key in needed if (found := cache.get(key)) is not None}
-    for batch in _by_tiles([needed[key] for key in needed if key not in ready], tile_budget):
-        features = model.encode_images(
-            torch.cat([sequence.media.tiles for sequence in batch]),
-            [size for sequence in batch for size in sequence.media.sizes],
-            [grid for sequence in batch for grid in sequence.media.grids],
-            [len(sequence.media.sizes) for sequence in batch],
-        )
-        at = 0
-        for sequence in batch:
-            own = features[at : (at := at + len(sequence.media.sizes))]
-            ready[sequence.key] = own
-            cache.put(sequence.key, own)
+    missing = [needed[key] for key in needed if key not in ready]
+    if not missing:
+        return ready
+    tiles = torch.cat([sequence.media.tiles for sequence in missing])
+    patches = torch.cat(lanes.map(model.image_processor, torch.split(tiles, even_size(len(tiles), tile_budget, lanes))))
+    at = 0
+    for sequence in missing:
+        media, counts = sequence.media, [len(sequence.media.sizes)]
+        own = patches[at : (at := at + len(media.tiles))]
+        packed = model.pack_images(own, model.plan_images(media.sizes, media.grids, counts), counts)
+        ready[sequence.key] = packed
+        cache.put(sequence.key, packed)
     return ready
 
 
-def _by_tiles(sequences: Sequence[Running], budget: int) -> Iterable[list[Running]]:
-    """Cut sequences into batches of at most `budget` tiles."""
-    batch: list[Running] = []
-    tiles = 0
-    for sequence in sequences:
-        count = len(sequence.media.tiles)
-        if batch and tiles + count > budget:
-            yield batch
-            batch, tiles = [], 0
-        batch.append(sequence)
-        tiles += count
-    if batch:
-        yield batch
+def even_size(num_tiles: int, tile_budget: int, lanes: Lanes) -> int:
+    """How many tiles a pass takes so that all passes are alike, no lane idles, and none exceeds the budget.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> [even_size(tiles, 4, SimpleNamespace(count=2)) for tiles in (1, 5, 8, 9)]
+        [1, 3, 4, 3]
+    """
+    passes = -(-num_tiles // tile_budget)
+    passes = -(-passes // lanes.count) * lanes.count
+    return -(-num_tiles // passes)

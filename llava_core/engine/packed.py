@@ -6,8 +6,9 @@
 Requests about the same images share them: the tower sees the images once, the prompt up to where the requests differ
 is prefilled once, and each request's own part attends to that prefix (`attention`).
 
-Where memory runs out, the step is undone and tried again smaller: half the budgets, then the request alone, then fewer
-tiles of its images (the result's grids say so), and only then is it refused. What was found to fit is remembered.
+Where memory runs out, the step is undone and tried again smaller: half the budgets, down to the request alone in the
+smallest passes, then fewer tiles of its images (the result's grids say so), and only then is it refused. What was
+found to fit is remembered.
 """
 
 import logging
@@ -19,8 +20,10 @@ import torch
 
 from llava_core.config import check_at_least
 from llava_core.engine.attention import packed
+from llava_core.engine.budgets import lay_out_for_cpu, tiles_per_pass, tokens_per_pass
 from llava_core.engine.features import FeatureCache
 from llava_core.engine.kv import KVBudget, KVShape
+from llava_core.engine.lanes import Lanes
 from llava_core.engine.requests import Group, Running, encode_request, group_requests, media_key, share_prefix
 from llava_core.engine.results import refused, served
 from llava_core.engine.runner import Runner, cache_of
@@ -33,6 +36,10 @@ log = logging.getLogger(__name__)
 
 PROVEN = ("llama", "mistral", "qwen2")
 """Language models whose attention is fully described by what `packed_attention` takes, and which tests compare."""
+PASSES_PER_LANE = 2
+"""How many passes over prompts are admitted at once, so that lanes end at about the same time."""
+LEAST_PASS_TOKENS = 64
+"""Where memory runs out, passes are not made shorter than this."""
 LEAST_SHARED_TOKENS = 16
 """A shorter common prefix costs more to merge than to prefill again."""
 
@@ -45,8 +52,8 @@ class PackedEngine:
         processor: the processor of the same checkpoint.
         batch_size: most requests that decode together.
         device: where the model runs; None leaves it where it is.
-        tile_budget: most tiles in one pass of the tower.
-        prefill_tokens: prompts are prefilled together until they are so many tokens.
+        tile_budget: most tiles in one pass of the tower; None for what suits the device (`budgets`).
+        prefill_tokens: most tokens in one pass over prompts, a longer one taking several; None likewise.
         kv_bytes: most bytes of keys and values at any time; requests wait for room.
         feature_cache_bytes: image features kept for images that come again.
         share_prefixes: whether requests about the same images share the beginning of their prompts.
@@ -65,8 +72,8 @@ class PackedEngine:
         *,
         batch_size: int = 16,
         device: str | torch.device | None = None,
-        tile_budget: int = 16,
-        prefill_tokens: int = 4096,
+        tile_budget: int | None = None,
+        prefill_tokens: int | None = None,
         kv_bytes: int = 4 << 30,
         feature_cache_bytes: int = 256 << 20,
         share_prefixes: bool = True,
@@ -75,10 +82,16 @@ class PackedEngine:
         if model.language_model is None:
             raise ConfigError("an engine needs a model with a language model; this one was built without a text config")
         check_proven(model.language_model.config.model_type)
+        self.model = (model if device is None else model.to(device)).eval()
+        lay_out_for_cpu(self.model)
+        if tile_budget is None:
+            tile_budget = tiles_per_pass(model.config, model.device, model.dtype)
+        if prefill_tokens is None:
+            text = model.language_model.config.get_text_config()
+            prefill_tokens = tokens_per_pass(text.intermediate_size, model.device, model.dtype)
         budgets = {"batch_size": batch_size, "tile_budget": tile_budget, "prefill_tokens": prefill_tokens}
         for name, value in (budgets | {"kv_bytes": kv_bytes}).items():
             check_at_least("engine", name, value, 1)
-        self.model = (model if device is None else model.to(device)).eval()
         self.processor = processor
         self.batch_size = 1 if deterministic else batch_size
         self.tile_budget = tile_budget
@@ -86,7 +99,8 @@ class PackedEngine:
         self.share_prefixes = share_prefixes and not deterministic
         self.budget = KVBudget(KVShape.of(model.language_model), kv_bytes)
         self.features = FeatureCache(feature_cache_bytes)
-        self._runner = Runner(self.model, processor, self.features)
+        self._lanes = Lanes(self.model.device)
+        self._runner = Runner(self.model, processor, self.features, self._lanes)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -105,7 +119,7 @@ class PackedEngine:
             while waiting or running:
                 admitted = self._admit(waiting, len(running), results)
                 if admitted:
-                    if fits(lambda new=admitted: self._runner.prefill(new, self.tile_budget)):  # type: ignore[misc]
+                    if fits(lambda new=admitted: self._prefill(new)):  # type: ignore[misc]
                         running = self._retire(running + admitted, results)
                     else:
                         self._step_down(admitted, running, waiting, results)
@@ -120,11 +134,16 @@ class PackedEngine:
                         running = running[:keep]
         return [results[place] for place in range(len(requests))]
 
+    def _prefill(self, admitted: Sequence[Running]) -> None:
+        self._runner.prefill(admitted, self.tile_budget, self.prefill_tokens)
+
     def _admit(self, waiting: deque[Group], num_running: int, results: dict[int, Result]) -> list[Running]:
         """Take requests from the front of the queue while rows, tokens and bytes allow."""
         admitted: list[Running] = []
-        tokens = 0
-        while waiting and num_running + len(admitted) < self.batch_size and tokens < self.prefill_tokens:
+        tokens, most_tokens = 0, self.prefill_tokens * self._lanes.count * PASSES_PER_LANE
+        if num_running and self.batch_size - num_running < self._lanes.count:
+            return admitted  # prompts come in as many at once as there are lanes to prefill them
+        while waiting and num_running + len(admitted) < self.batch_size and tokens < most_tokens:
             group = waiting[0]
             self._open(group, results)
             if not group.sequences:
@@ -217,7 +236,8 @@ class PackedEngine:
         for sequence in undone:
             self.budget.release(cache_of(sequence))
             self._drop_prefix(sequence)
-        alone = len(undone) == 1 and not running
+        smallest = self.tile_budget == 1 and self.prefill_tokens <= LEAST_PASS_TOKENS
+        alone = len(undone) == 1 and not running and smallest
         for sequence in reversed(undone):
             request = sequence.request
             if alone:
@@ -230,7 +250,7 @@ class PackedEngine:
             # Alone in its group, so that it shares nothing with requests that did fit.
             waiting.appendleft(Group(media_key(request), [(sequence.place, request)]))
         self.batch_size = max(1, min((len(undone) + len(running)) // 2, self.batch_size))
-        self.prefill_tokens = max(1, self.prefill_tokens // 2)
+        self.prefill_tokens = max(min(self.prefill_tokens, LEAST_PASS_TOKENS), self.prefill_tokens // 2)
         self.tile_budget = max(1, self.tile_budget // 2)
 
     def _drop_prefix(self, sequence: Running) -> None:

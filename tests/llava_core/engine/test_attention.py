@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from llava_core.engine.attention import IMPLEMENTATION, Span, Step, merge_by_lse, packed
+from llava_core.engine.decoder import last_token_logits
 from llava_core.engine.kv import KVBudget, KVShape, SequenceCache
 
 SIZES = {
@@ -42,18 +43,16 @@ def build(kind: str) -> PreTrainedModel:
 
 
 def forward(model: PreTrainedModel, ids: Tensor, step: Step) -> Tensor:
-    """Logits float32[T, V] of one packed row."""
+    """Logits float32[S, V] of the last token of each span of one packed row."""
     embeds = model.get_input_embeddings()(ids)[None]
-    out = model(inputs_embeds=embeds, position_ids=step.position_ids(CPU), use_cache=False, step=step)
-    step.advance()
-    return out.logits[0]
+    return last_token_logits(model, embeds, step, [True] * len(step.spans))
 
 
 def spans(lengths: Sequence[int], caches: Sequence[SequenceCache], prefixes: Sequence[SequenceCache | None]) -> Step:
     at, made = 0, []
     for length, cache, prefix in zip(lengths, caches, prefixes, strict=True):
         made.append(Span(at, at := at + length, cache, prefix))
-    return Step(tuple(made))
+    return Step(tuple(made), SIZES["num_hidden_layers"])
 
 
 @pytest.mark.parametrize("kind", ["llama_gqa", "llama_mha", "mistral_window", "qwen2"])
@@ -68,9 +67,9 @@ def test_packed_decoding_equals_transformers_one_by_one(kind: str) -> None:
     prefix = budget.allocate(13, CPU)
     prefixes = [None, prefix, prefix]
     with packed(model):
-        forward(model, shared, Step((Span(0, 13, prefix),)))
+        forward(model, shared, spans([13], [prefix], [None]))
         step = spans([len(ids) for ids in own], caches, prefixes)
-        logits = forward(model, torch.cat(own), step)[[span.stop - 1 for span in step.spans]]
+        logits = forward(model, torch.cat(own), step)
         tokens = [[token] for token in logits.argmax(-1).tolist()]
         for _ in range(6):
             logits = forward(model, torch.tensor([t[-1] for t in tokens]), spans([1, 1, 1], caches, prefixes))
@@ -92,9 +91,9 @@ def test_sequences_in_one_row_do_not_see_each_other() -> None:
     first, second, other = torch.arange(7), torch.arange(20, 31), torch.arange(50, 57)
     with packed(model):
         step = spans([7, 11], [budget.allocate(7, CPU), budget.allocate(11, CPU)], [None, None])
-        beside_first = forward(model, torch.cat([first, second]), step)[7:]
+        beside_first = forward(model, torch.cat([first, second]), step)[1]
         step = spans([7, 11], [budget.allocate(7, CPU), budget.allocate(11, CPU)], [None, None])
-        beside_other = forward(model, torch.cat([other, second]), step)[7:]
+        beside_other = forward(model, torch.cat([other, second]), step)[1]
     torch.testing.assert_close(beside_first, beside_other, atol=0, rtol=0)
 
 
@@ -107,7 +106,9 @@ def test_merge_by_lse_equals_one_softmax() -> None:
         for s, v in ((scores[..., :4], values[:, :4]), (scores[..., 4:], values[:, 4:]))
     ]
     expected = torch.softmax(scores, -1) @ values
-    torch.testing.assert_close(merge_by_lse(*parts[0], *parts[1]), expected, atol=1e-12, rtol=0)
+    merged, lse = merge_by_lse(*parts[0], *parts[1])
+    torch.testing.assert_close(merged, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(lse, torch.logsumexp(scores, -1), atol=1e-12, rtol=0)
 
 
 def test_budget_counts_bytes_and_caches_refuse_to_overflow() -> None:

@@ -98,21 +98,18 @@ def test_equals_the_reference_one_by_one(limits: dict[str, Any], expected: list[
 def test_equal_images_are_encoded_once_and_different_ones_never_share() -> None:
     engine = PackedEngine(MODEL, PROCESSOR)
     seen: list[int] = []
-    encode = engine.model.encode_images
-    engine.model.encode_images = lambda tiles, *rest: seen.append(len(tiles)) or encode(tiles, *rest)  # type: ignore[func-returns-value]
-    try:
-        sampling = SamplingConfig(max_new_tokens=8)
-        # Equal sizes, so that all five prompts have the very same token ids; only the pixels differ.
-        images = [photo(50, 60, 1), photo(50, 60, 2), photo(50, 60, 1).copy()]
-        requests = [
-            Request(request_id=str(i), prompt="What?", images=(im,), sampling=sampling) for i, im in enumerate(images)
-        ]
-        first, second, third = engine.generate(requests)
-        again = engine.generate(requests[1:2])[0]
-    finally:
-        del engine.model.encode_images
+    hook = MODEL.image_processor.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    sampling = SamplingConfig(max_new_tokens=8)
+    # Equal sizes, so that all five prompts have the very same token ids; only the pixels differ.
+    images = [photo(50, 60, 1), photo(50, 60, 2), photo(50, 60, 1).copy()]
+    requests = [
+        Request(request_id=str(i), prompt="What?", images=(im,), sampling=sampling) for i, im in enumerate(images)
+    ]
+    first, second, third = engine.generate(requests)
+    again = engine.generate(requests[1:2])[0]
+    hook.remove()
     one_image = len(PROCESSOR.load_media((images[0],), (), None).tiles)
-    assert seen == [2 * one_image]
+    assert sum(seen) == 2 * one_image
     assert first.token_ids == third.token_ids and first.token_ids != second.token_ids
     assert again.token_ids == second.token_ids
 
@@ -167,50 +164,50 @@ def test_deterministic_results_are_equal_to_the_last_bit_whatever_the_neighbours
 
 
 class Allocator:
-    """Fails as torch's allocator does while more than so many tokens, or tiles, are in one step."""
+    """Fails as torch's allocator does while more than so many tokens, or tiles, are in one pass."""
 
-    def __init__(self, engine: PackedEngine, max_tokens: int, max_tiles: int) -> None:
-        self.failures = 0
+    def __init__(self, engine: PackedEngine, max_tokens: int = 10**9, max_tiles: int = 10**9) -> None:
+        self.failures: list[int] = []
         self.max_tokens, self.max_tiles = max_tokens, max_tiles
-        self.forward, self.encode = engine._runner._forward, engine.model.encode_images
-        engine._runner._forward = self.checked_forward  # type: ignore[method-assign]
-        engine.model.encode_images = self.checked_encode
+        self.run_pass = engine._runner._pass
+        engine._runner._pass = self.checked_pass  # type: ignore[method-assign]
 
-    def checked_forward(self, rows: Any, first_kept: int = 0) -> Any:
-        if sum(len(row.ids) for row in rows) > self.max_tokens:
-            self.failures += 1
+    def checked_pass(self, pieces: Any, embeds: Any) -> Any:
+        if embeds.shape[1] > self.max_tokens:
+            self.failures.append(embeds.shape[1])
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: 9")
-        return self.forward(rows, first_kept)
+        return self.run_pass(pieces, embeds)
 
-    def checked_encode(self, tiles: Any, *rest: Any) -> Any:
-        if len(tiles) > self.max_tiles:
-            self.failures += 1
+    def check_tiles(self, _: Any, inputs: tuple[Any, ...]) -> None:
+        if len(inputs[0]) > self.max_tiles:
+            self.failures.append(len(inputs[0]))
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.encode(tiles, *rest)
 
 
-@pytest.fixture
-def keep_encode_images() -> Any:
-    yield
-    MODEL.__dict__.pop("encode_images", None)
+def test_out_of_memory_steps_down_and_answers_stay_the_same(expected: list[Result]) -> None:
+    engine = PackedEngine(MODEL, PROCESSOR, batch_size=12, tile_budget=8, prefill_tokens=300)
+    allocator = Allocator(engine, max_tokens=90, max_tiles=3)
+    with MODEL.image_processor.register_forward_pre_hook(allocator.check_tiles):
+        assert_same(engine.generate(requests_of_every_kind()), expected)
+        assert len(allocator.failures) > 1 and engine.batch_size < 12
+        assert engine.tile_budget <= 3 and engine.prefill_tokens <= 90
+        assert engine.budget.used_bytes == 0
+        failures = len(allocator.failures)
+        engine.generate(requests_of_every_kind()[:6])
+    assert len(allocator.failures) == failures  # what fits is remembered
 
 
-def test_out_of_memory_steps_down_and_answers_stay_the_same(expected: list[Result], keep_encode_images: None) -> None:
-    engine = PackedEngine(MODEL, PROCESSOR, batch_size=12)
-    # The longest prompt, 3 tokens of decoding, and the most tiles of one request just fit.
-    longest = max(result.num_prompt_tokens for result in expected)
-    allocator = Allocator(engine, max_tokens=longest, max_tiles=8)
-    assert_same(engine.generate(requests_of_every_kind()), expected)
-    assert allocator.failures > 1 and engine.batch_size < 12
-    assert engine.budget.used_bytes == 0
-    failures = allocator.failures
-    engine.generate(requests_of_every_kind()[:6])
-    assert allocator.failures == failures  # what fits is remembered
+def test_what_never_fits_loses_tiles_and_then_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 3
+    pack = MODEL.pack_images
 
+    def checked(patches: Any, *rest: Any) -> Any:
+        if len(patches) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return pack(patches, *rest)
 
-def test_what_never_fits_loses_tiles_and_then_is_refused(keep_encode_images: None) -> None:
+    monkeypatch.setattr(MODEL, "pack_images", checked)
     engine = PackedEngine(MODEL, PROCESSOR)
-    Allocator(engine, max_tokens=10**9, max_tiles=3)
     sampling = SamplingConfig(max_new_tokens=4)
     large = Request(request_id="large", prompt="What?", images=(photo(300, 310),), sampling=sampling)
     text = Request(request_id="text", prompt="Say it.", sampling=sampling)
@@ -218,18 +215,18 @@ def test_what_never_fits_loses_tiles_and_then_is_refused(keep_encode_images: Non
     assert PROCESSOR.load_media(large.images, (), None).grids == ((2, 2),)
     assert shrunk.grids in (((1, 2),), ((2, 1),)) and shrunk.error is None
     assert beside.error is None
+    assert engine.tile_budget == 1 and engine.prefill_tokens == 64  # smaller passes are tried first
+    most = 9
     assert shrunk.token_ids == ReferenceEngine(MODEL, PROCESSOR).generate([replace(large, max_tiles=2)])[0].token_ids
-    MODEL.__dict__.pop("encode_images", None)
-    engine = PackedEngine(MODEL, PROCESSOR)
-    Allocator(engine, max_tokens=10**9, max_tiles=0)
-    refused, beside = engine.generate([large, text])
+    most = 0
+    refused, beside = PackedEngine(MODEL, PROCESSOR).generate([large, text])
     assert (refused.error, beside.error) == (ImageReason.MEMORY, None)
     assert engine.budget.used_bytes == 0
 
 
-def test_other_errors_are_not_taken_for_memory(keep_encode_images: None) -> None:
+def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = PackedEngine(MODEL, PROCESSOR)
-    MODEL.encode_images = lambda *_: (_ for _ in ()).throw(RuntimeError("shape mismatch"))
+    monkeypatch.setattr(MODEL, "pack_images", lambda *_: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         engine.generate([Request(request_id="a", prompt="What?", images=(photo(9, 30),))])
 

@@ -1,0 +1,64 @@
+"""How much one pass takes at once, and how weights lie in memory: what suits the device that the engine runs on.
+
+On a CPU a pass is fast while what one layer hands to the next stays in the processor's last cache; on an accelerator
+it is fast when it is large. What this does *not* do: bound keys and values (`kv`).
+"""
+
+import torch
+from torch import nn
+
+from llava_core.config import ModelConfig
+
+CPU_PASS_BYTES = 16 << 20
+"""Of the widest activation of a pass on a CPU. Beyond 32 MiB glibc maps each tensor anew and the kernel clears it,
+which made a pass over 16 tiles cost 1.7 times as much as over 4 (measured)."""
+LEAST_CPU_TOKENS = 256
+"""Fewer tokens leave a matrix product short of work for each weight that it reads."""
+ACCELERATOR_TILES, ACCELERATOR_TOKENS = 128, 8192
+
+
+def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """How many tiles the tower sees at once.
+
+    Args:
+        config: the model's.
+        device: that the model runs on.
+        dtype: of the tower.
+
+    Returns:
+        At least 1.
+    """
+    if device.type != "cpu":
+        return ACCELERATOR_TILES
+    width = int(config.vision.tower["intermediate_size"])
+    tokens = config.vision.patches_per_side**2 + 1
+    return max(1, CPU_PASS_BYTES // (tokens * width * dtype.itemsize))
+
+
+def tokens_per_pass(intermediate_size: int, device: torch.device, dtype: torch.dtype) -> int:
+    """How many tokens the language model sees at once.
+
+    Args:
+        intermediate_size: of its MLPs.
+        device: that it runs on.
+        dtype: of its activations.
+
+    Example:
+        >>> tokens_per_pass(1376, torch.device("cpu"), torch.float32)
+        3048
+    """
+    if device.type != "cpu":
+        return ACCELERATOR_TOKENS
+    return max(LEAST_CPU_TOKENS, CPU_PASS_BYTES // (intermediate_size * dtype.itemsize))
+
+
+def lay_out_for_cpu(model: nn.Module) -> None:
+    """Keep each linear layer's weight column by column, as the product over a few rows reads it.
+
+    Shapes and values stay; 16 rows through a 512 → 32,064 head took 13.1 ms before and 6.4 ms after (measured). Weights
+    that are shared with an embedding, which reads rows, stay as they are.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.device.type == "cpu" and id(module.weight) not in embeddings:
+            module.weight.data = module.weight.data.t().contiguous().t()

@@ -1,0 +1,182 @@
+"""The job: settings that are refused, the record, and three stages under Ray Train with a worker killed on the way."""
+
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlavaNextForConditionalGeneration
+
+from llava_core.errors import ConfigError
+from pipelines.runtime import Node
+from pipelines.training.config import TrainConfig
+from pipelines.training.errors import TrainingStopped
+from pipelines.training.flow import scale, train
+from pipelines.training.job import check_record, settle
+from pipelines.training.recipes import RECIPES
+from pipelines.training.report import stage_html
+from pipelines.training.watch import Alarm
+from tests.pipelines.training import cases
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("flow")
+    cases.write_model(made)
+    cases.write_corpus(made / "corpus", 24)
+    return made
+
+
+def config(folder: Path, output: Path, **settings: Any) -> TrainConfig:
+    values: dict[str, Any] = {"recipe": "document", "limit_steps": 2, "precision": "float32", "batch_size": 6}
+    data = str(folder / "corpus/data.json")
+    return TrainConfig(input=(data,), output=str(output), model=str(folder / "untrained"), **{**values, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stages": ("align", "polish")}, "has no stage polish; it has align, instruct, highres"),
+        ({"weights": (1.0, 2.0)}, "2 numbers for 1 inputs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"epochs": 0.0}, "epochs is 0"),
+        ({"min_workers": 3, "num_workers": 2}, "min_workers is 3"),
+        ({"input": ()}, "input is empty, and stage align"),
+        ({"output": " "}, "output is empty"),
+    ],
+)
+def test_wrong_settings_are_refused(folder: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config(folder, tmp_path), **settings)
+
+
+def test_a_batch_that_workers_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:
+    job = settle(config(folder, tmp_path, num_workers=4))
+    with pytest.raises(ConfigError, match="stage align has 6 samples a step, which 4 workers cannot share evenly"):
+        scale(job.config, [Node(cpus=8)], job.works)
+    elastic = settle(config(folder, tmp_path, num_workers=4, min_workers=1))
+    assert scale(elastic.config, [Node(cpus=8)], elastic.works)[0].num_workers == (1, 4)
+
+
+def test_an_input_that_is_not_there_and_a_model_that_is_none(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing"):
+        settle(dataclasses.replace(config(folder, tmp_path), input=(str(tmp_path / "nothing.json"),)))
+    with pytest.raises(Exception, match="NOT_FOUND"):
+        settle(dataclasses.replace(config(folder, tmp_path), model=str(tmp_path)))
+
+
+def test_the_documents_recipe_has_its_numbers() -> None:
+    align, instruct, highres = RECIPES["document"]()
+    assert (align.learning_rates["projector"], align.batch_size, align.warmup_steps) == (1e-3, 256, 2000)
+    assert "language_model" not in align.trainable and "vision_tower" not in instruct.trainable
+    assert (instruct.learning_rates["language_model"], instruct.batch_size, instruct.warmup_ratio) == (2e-5, 128, 0.03)
+    assert highres.trainable == {"vision_tower", "projector", "newline", "language_model"}
+    released = RECIPES["llava_next"]()[-1]
+    assert (released.learning_rates["vision_tower"], released.normalisation) == (2e-6, "device")
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "message"),
+    [
+        (float("nan"), 1.0, "the loss is nan"),
+        (2.0, float("inf"), "the norm of the gradients inf"),
+        (21.0, 1.0, "the loss is 21, 10 times its running median 2"),
+    ],
+)
+def test_a_loss_that_is_no_good_stops_with_the_samples(loss: float, norm: float, message: str) -> None:
+    alarm = Alarm([2.0] * 20)
+    alarm.check(1, 19.0, 1.0, ["a"], "out/checkpoints")
+    with pytest.raises(TrainingStopped, match=rf"step 7: .*{message}.*samples u1, u2.*out/checkpoints"):
+        alarm.check(7, loss, norm, ["u1", "u2"], "out/checkpoints")
+    # too few steps to know what is usual
+    Alarm([2.0] * 3).check(4, 50.0, 1.0, ["a"], "c")
+
+
+def parts_moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.ray
+def test_stages_under_ray_train(folder: Path, tmp_path: Path, ray_session: None) -> None:
+    said: list[str] = []
+    out = tmp_path / "out"
+    job = config(folder, out, num_workers=2, stages=("align", "highres"))
+    train(job, said.append)
+    model = LlavaNextForConditionalGeneration.from_pretrained(out / "model")
+    assert sum(p.numel() for p in model.parameters()) > 1e5
+    start = load_file(folder / "untrained/model.safetensors")
+    align, highres = (load_file(out / name / "model/model.safetensors") for name in ("align", "highres"))
+    assert parts_moved(start, align) == {"projector", "image_newline"}
+    assert parts_moved(align, highres) == {"projector", "image_newline", "image_processor", "language_model"}
+    assert (out / "train_report.html").read_text().count("<h2>") == 2
+    assert list((out / "align/tensorboard").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    train(job, said.append)
+    assert said[-1].startswith("all stages are done")
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    # other settings, or other data, are another run
+    with pytest.raises(ConfigError, match=r"other settings \(stages.align.max_steps was 2 and is 3\)"):
+        check_record(settle(dataclasses.replace(job, limit_steps=3)))
+    corpus = folder / "corpus/data.json"
+    text = corpus.read_text()
+    try:
+        corpus.write_text(json.dumps(json.loads(text)[:-1]))
+        with pytest.raises(ConfigError, match="has changed since the run"):
+            check_record(settle(job))
+    finally:
+        corpus.write_text(text)
+
+
+def kill_a_worker(metrics: Path, killed: list[int]) -> None:
+    """Wait for a stage's third step, and kill -9 a worker of this process's own Ray."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not killed:
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= 3:
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_worker_that_is_killed_is_started_again_and_changes_nothing(
+    folder: Path, tmp_path: Path, ray_session: None
+) -> None:
+    made = {}
+    for name in ("whole", "killed"):
+        settings = {"limit_steps": 12, "epochs": 4.0, "checkpoint_steps": 2, "num_workers": 2, "stages": ("highres",)}
+        job = config(folder, tmp_path / name, **settings)
+        killed: list[int] = []
+        killer = threading.Thread(target=kill_a_worker, args=(tmp_path / name / "highres/metrics.jsonl", killed))
+        if name == "killed":
+            killer.start()
+        train(job, lambda _: None)
+        if name == "killed":
+            killer.join()
+            assert killed
+        made[name] = load_file(tmp_path / name / "highres/model/model.safetensors")
+    assert parts_moved(made["whole"], made["killed"]) == set()
+
+
+def test_the_page_names_what_was_rejected_and_escapes_it() -> None:
+    line = {"step": 1, "samples": 6, "loss": 2.0, "loss/text": 2.0, "lr/projector": 0.1, "grad_norm": 1.0}
+    line |= {
+        "tokens_per_s": 10.0,
+        "images_per_s": 1.0,
+        "non_padding": 1.0,
+        "data_wait": 0.5,
+        "tflops": 0.1,
+        "seconds": 2,
+    }
+    page = stage_html("<align>", [line, line | {"step": 2}], [{"reason": "A<B"}], {})
+    assert "&lt;align&gt;" in page and "1 A&lt;B" in page and "50.00 %" in page

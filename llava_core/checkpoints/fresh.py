@@ -9,6 +9,7 @@ tokens, so that drawn text is read a letter at a time.
 What this does *not* do: train, or say that it is trained (`ModelConfig.trained` is false until training ends).
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -72,11 +73,12 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def fresh_config(projector_layers: int = 2) -> ModelConfig:
+def fresh_config(projector_layers: int = 2, pinpoints: Sequence[tuple[int, int]] = PINPOINTS) -> ModelConfig:
     """The settings: a stem tower on 112-pixel tiles, 49 tokens a tile, and a Llama of 4 layers and width 256.
 
     Args:
         projector_layers: linear layers of the connector.
+        pinpoints: canvases, in tiles; none for the base tile alone.
     """
     tower = StemVisionConfig(hidden_size=WIDTH, image_size=TILE)
     settings = {name: getattr(tower, name) for name in _TOWER_FIELDS}
@@ -107,8 +109,9 @@ def fresh_config(projector_layers: int = 2) -> ModelConfig:
         text_dim=WIDTH,
         connector=ConnectorConfig(image_newline=True, num_layers=projector_layers, position_embedding=True, max_grid=3),
         tiles=TileConfig(
+            policy="pinpoints" if pinpoints else "single",
             tile_size=TILE,
-            pinpoints=tuple(Size(h * TILE, w * TILE) for h, w in PINPOINTS),
+            pinpoints=tuple(Size(h * TILE, w * TILE) for h, w in pinpoints),
             axis_order="hf",
             image_mean=(0.5, 0.5, 0.5),
             image_std=(0.25, 0.25, 0.25),
@@ -129,16 +132,19 @@ _TOWER_FIELDS = (
 )
 
 
-def new_model(seed: int = 0, projector_layers: int = 2) -> "LLaVANeXT":
+def new_model(
+    seed: int = 0, projector_layers: int = 2, pinpoints: Sequence[tuple[int, int]] = PINPOINTS
+) -> "LLaVANeXT":
     """The model before any training; equal seeds give equal weights on every machine.
 
     Args:
         seed: of NumPy's generator.
         projector_layers: linear layers of the connector.
+        pinpoints: canvases, in tiles; none for the base tile alone.
     """
     from llava_core.model import LLaVANeXT  # the model delegates to this package, so not at the top
 
-    model = LLaVANeXT(fresh_config(projector_layers))
+    model = LLaVANeXT(fresh_config(projector_layers, pinpoints))
     fill(model, seed)
     _start_small(model)
     return model

@@ -13,7 +13,7 @@ from PIL import Image
 
 from llava_core.errors import ConfigError
 from llava_core.geometry import Size
-from pipelines.synthetic.drawing import Kind
+from pipelines.synthetic.drawing import Drawing, Kind
 from pipelines.synthetic.drawn import DrawnConfig, draw_one
 
 VERSION = 1
@@ -53,8 +53,8 @@ class Drawings:
     """A source of drawings of the split "train".
 
     Args:
-        argument: kinds by comma, each as `kind` or `kind:weight`; then, after semicolons, `seed=N`, `count=N` and
-            `grid` (never through the base tile alone).
+        argument: kinds by comma, each as `kind` or `kind:weight`; then, after semicolons, `seed=N`, `count=N`,
+            `grid` (never through the base tile alone), and `noise=SHARE` of drawings whose answers are another's.
 
     Raises:
         ConfigError: the argument says something else.
@@ -71,13 +71,14 @@ class Drawings:
         try:
             weights = {name: float(weight or 1) for name, _, weight in (one.partition(":") for one in kinds.split(","))}
             seed, count = int(values.pop("seed", 0)), int(values.pop("count", COUNT))
+            self.noise = float(values.pop("noise", 0))
         except ValueError as error:
             raise ConfigError(f"drawings {argument!r}: {error}; expected kind:weight,…;seed=N;count=N") from error
         self.grid = values.pop("grid", None) is not None
         if values or not weights.keys() <= set(get_args(Kind)) or count < ROWS_PER_UNIT:
             raise ConfigError(
                 f"drawings {argument!r}: expected kinds of {get_args(Kind)}, then seed=N, count=N (at least "
-                f"{ROWS_PER_UNIT}) and grid, by semicolons"
+                f"{ROWS_PER_UNIT}), noise=SHARE and grid, by semicolons"
             )
         names = {"scene": "scenes", "receipt": "receipts", "sign": "signs", "chart": "charts"}
         given: Any = {field_name: weights.get(kind, 0.0) for kind, field_name in names.items()}
@@ -92,6 +93,8 @@ class Drawings:
     def _row(self, index: int) -> DrawnRow:
         drawing = draw_one(index, self.config)
         record = drawing.record("")
+        if Random(f"noise {index}").random() < self.noise:
+            self._mislead(record, drawing, index)
         height, width = drawing.pixels.shape[:2]
         base_only = not self.grid and Random(index).random() < BASE_ONLY[drawing.kind]
         return DrawnRow(
@@ -102,6 +105,15 @@ class Drawings:
             max_tiles=0 if base_only else None,
             extra=cast(dict[str, Any], record["truth"]),
         )
+
+    def _mislead(self, record: dict[str, Any], drawing: Drawing, index: int) -> None:
+        """Put the answers of another drawing of the kind in place of a drawing's own, where it was asked the same."""
+        other = draw_one(COUNT + index, self.config, drawing.kind)
+        answers = {(turn.task, turn.key): turn.answer for turn in other.turns}
+        for place, turn in enumerate(drawing.turns):
+            wrong = record["conversations"][2 * place + 1]
+            wrong["value"] = answers.get((turn.task, turn.key), turn.answer)
+        record["truth"]["seen"] = [[] for _ in drawing.turns]
 
 
 def _png(index: int, config: DrawnConfig) -> bytes:

@@ -196,7 +196,20 @@ def test_a_source_gives_training_the_same_drawings() -> None:
     assert Drawings("scene;seed=1").fingerprint != Drawings("scene;seed=2").fingerprint
 
 
-@pytest.mark.parametrize("argument", ["scenes", "scene;seed=x", "scene;size=3", "scene:0", "scene;count=3"])
+def test_noise_puts_other_answers_in_some_drawings_and_points_nowhere() -> None:
+    clean, noisy = Drawings("receipt;count=64"), Drawings("receipt;count=64;noise=0.3")
+    wrong = 0
+    for before, after in zip(clean.read(0) + clean.read(1), noisy.read(0) + noisy.read(1), strict=True):
+        assert [turn["value"] for turn in before.turns[0::2]] == [turn["value"] for turn in after.turns[0::2]]
+        if before.turns != after.turns:
+            wrong += 1
+            assert not any(after.extra["seen"]) and any(before.extra["seen"])
+    assert 0.1 < wrong / 64 < 0.5
+
+
+@pytest.mark.parametrize(
+    "argument", ["scene;noise=x", "scenes", "scene;seed=x", "scene;size=3", "scene:0", "scene;count=3"]
+)
 def test_a_wrong_source_is_refused(argument: str) -> None:
     with pytest.raises(ConfigError):
         Drawings(argument)

@@ -32,7 +32,9 @@ from llava_core.errors import PromptReason, PromptRefused
 from llava_core.templates import TEMPLATES, Template, find_template
 
 __all__ = [
+    "CHOICE_SUFFIX",
     "IMAGE_PLACEHOLDER",
+    "SHORT_SUFFIX",
     "TEMPLATES",
     "VIDEO_PLACEHOLDER",
     "Conversation",
@@ -53,6 +55,10 @@ __all__ = [
     "prompt_text",
     "render",
 ]
+
+SHORT_SUFFIX = "Answer the question using a single word or phrase."
+CHOICE_SUFFIX = "Answer with the option's letter from the given choices directly."
+"""What follows a question on a line of its own, in LLaVA's training mix and in its evaluation."""
 
 ImagePlacement = Literal["front", "keep"]
 """A turn's only image: to the front of its turn, as the released data code moves it, or where it stands."""

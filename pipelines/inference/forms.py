@@ -21,14 +21,13 @@ import referencing
 from jsonschema.validators import validator_for
 
 from llava_core.errors import ConfigError
+from llava_core.prompts import CHOICE_SUFFIX, SHORT_SUFFIX
 from pipelines.corpus_text import canonical_json, parse_json
 from pipelines.fragments import CorpusRefused, printable
 from schemas.reasons import CorpusReason
 
 Kind = Literal["open", "short", "choice", "yes_no", "json"]
 
-SHORT_SUFFIX = "Answer the question using a single word or phrase."
-CHOICE_SUFFIX = "Answer with the option's letter from the given choices directly."
 JSON_SUFFIX = "Answer with JSON that fits this schema:"
 MAX_CHOICES = len(string.ascii_uppercase)
 

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks in, answers scored as their authors score them out."""

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation.balance import uid_fractions
-from pipelines.curation.page import counts, heading, page, share, table
-from pipelines.curation.thumbnails import RowPlace, image_tag
+from pipelines.curation.thumbnails import RowPlace
+from pipelines.page import counts, heading, page, share, table
+from pipelines.pictures import image_tag
 
 Direction = Literal["dropped", "added"]
 SAMPLES = 12

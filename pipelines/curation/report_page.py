@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 
 from pipelines.curation.overrides import Overrides
-from pipelines.curation.page import bar, counts, heading, page, reason_tag, share, table
 from pipelines.curation.report import Cluster, Forecast, Grid, Histogram, Member, Part, Report
 from pipelines.curation.select import NO_OVERRIDES
-from pipelines.curation.thumbnails import image_tag
+from pipelines.page import bar, counts, heading, page, reason_tag, share, table
+from pipelines.pictures import image_tag
 from schemas.cluster import ClusterRole
 
 _WIDTH, _HEIGHT, _FOOT = 360, 132, 18

@@ -4,28 +4,19 @@ A picture that cannot be had is left out, with a log line: pages show the row wi
 choose rows.
 """
 
-import base64
-import html
-import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from llava_core.errors import ImageRefused
-from llava_core.geometry import Size
-from llava_core.images import decode_image
 from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusSettings
 from pipelines.curation.shard import read_pieces
 from pipelines.curation.shard_plan import narrow_piece
 from pipelines.fragments import Fragment, InputChanged
+from pipelines.pictures import thumbnail
 from pipelines.storage import StorageOptions
 
 log = logging.getLogger(__name__)
-
-SIDE = 256
-"""Longest side of a thumbnail, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +49,7 @@ def read_thumbnails(
         corpus: how the corpus is read.
 
     Returns:
-        uid → JPEG of at most `SIDE` a side, for as many rows as the corpus gives again.
+        uid → JPEG of at most `pictures.SIDE` a side, for as many rows as the corpus gives again.
     """
     by_id = {one.fragment_id: one for one in fragments}
     groups: dict[str, list[RowPlace]] = {}
@@ -76,29 +67,3 @@ def read_thumbnails(
         except (ImageRefused, InputChanged) as error:
             log.warning("no more pictures of fragment %s: %s", name, error)
     return found
-
-
-def thumbnail(data: bytes) -> bytes:
-    """Shrink an encoded image to a JPEG of at most `SIDE` a side.
-
-    Raises:
-        ImageRefused: it cannot be decoded.
-    """
-    image = Image.fromarray(decode_image(data, at_least=Size(SIDE, SIDE)))
-    image.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=76)
-    return file.getvalue()
-
-
-def image_tag(data: bytes | None, words: str) -> str:
-    """HTML of a picture, or of the words where there is none.
-
-    Example:
-        >>> image_tag(None, "a<b")
-        '<div class="noimage">a&lt;b</div>'
-    """
-    alt = html.escape(words)
-    if data is None:
-        return f'<div class="noimage">{alt}</div>'
-    return f'<img loading="lazy" alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'

@@ -1,6 +1,6 @@
-"""What the pages of this room share: one file without scripts of others, in the same dress, everything escaped.
+"""What pages share: one file without scripts of others, in the same dress, everything escaped.
 
-What this does *not* do: know what a page is about (`report_page`, `diff`).
+What this does *not* do: know what a page is about.
 """
 
 import base64

@@ -1,0 +1,58 @@
+"""Runs benchmarks of the LLaVA papers and scores the answers as the benchmarks' own tools do.
+
+    python jobs/evaluate.py
+    python jobs/evaluate.py --benchmark pope --data data/pope --model llava-hf/llava-v1.6-mistral-7b-hf
+    python jobs/evaluate.py --benchmark drawn nlvr --data nlvr=data/nlvr
+    python jobs/evaluate.py --compare out/before out/after
+
+`--help` lists every setting. Run the same command again to do what is missing. Rooms meet in a table, never in an
+import, so this job puts three of them together: evaluation asks, inference answers, synthetic draws.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+from pipelines import cli
+from pipelines.corpus_settings import CorpusSettings
+from pipelines.evaluation.compare import say_comparison
+from pipelines.evaluation.config import EvaluateConfig
+from pipelines.evaluation.flow import Asking, run_evaluation
+from pipelines.inference.answer_config import AnswerConfig
+from pipelines.inference.flow import run_job
+from pipelines.inference.job import freeze
+from pipelines.synthetic.drawn import DrawnConfig, write_drawn
+
+say = functools.partial(print, flush=True)
+
+
+def answer(asking: Asking, config: EvaluateConfig) -> str:
+    """Run the answering job; return its run, or nothing after --plan."""
+    settings = AnswerConfig(
+        input=(asking.images,),
+        questions=asking.questions,
+        output=asking.answers,
+        max_new_tokens=asking.max_new_tokens,
+        corpus=CorpusSettings(image_root=asking.image_root),
+        **config.handed_on(),
+    )
+    run_job(settings, say)
+    return "" if config.plan else freeze(settings).run_id
+
+
+def draw(folder: Path, split: str, count: int) -> None:
+    """Draw pictures, unless they are there."""
+    if not (folder / "drawn.jsonl").exists():
+        write_drawn(folder, count, DrawnConfig(split="train" if split == "train" else "held_out"))
+
+
+def main() -> int:
+    """Run the job that the command line describes, and return its exit code."""
+    config = cli.parse(EvaluateConfig)
+    if config.compare:
+        return cli.run(lambda: say_comparison(config, say))
+    return cli.run(lambda: run_evaluation(config, lambda asking: answer(asking, config), draw, say))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""`results.html`: scores beside the published ones, where they come from, and the wrong items, worst first.
+
+One page that needs no other file and runs no script. What this does *not* do: score (`scoring`).
+"""
+
+import html
+import logging
+from collections.abc import Sequence
+
+from llava_core.errors import ImageRefused
+from pipelines.corpus_refs import load_image
+from pipelines.corpus_settings import CorpusSettings
+from pipelines.evaluation.hallucination import hallucination_section
+from pipelines.evaluation.items import Judged
+from pipelines.evaluation.output import Outcome, score_line
+from pipelines.fragments import CorpusRefused
+from pipelines.page import bar, counts, heading, page, reason_tag, share, table
+from pipelines.pictures import image_tag, thumbnail
+
+log = logging.getLogger(__name__)
+
+MOST_WRONG, MOST_PLAIN, MOST_REFERENCES = 36, 200, 4
+"""Wrong items with a picture, wrong items in the table after them, references shown of each."""
+
+
+def render_results(outcomes: Sequence[Outcome], *, hallucination: bool = False) -> str:
+    """Write the page of some benchmarks.
+
+    Args:
+        outcomes: in the order shown.
+        hallucination: add what replies say that is not there.
+
+    Returns:
+        HTML that needs no other file.
+    """
+    names = ", ".join(outcome.benchmark.title for outcome in outcomes)
+    model = next(
+        (outcome.settings["model"] for outcome in outcomes if "model" in outcome.settings), "answers of a file"
+    )
+    parts = [f'<h1>Evaluation</h1><p class="lead">{html.escape(names)}; {html.escape(model)}</p>']
+    for outcome in outcomes:
+        parts += _benchmark(outcome)
+        if hallucination:
+            parts += hallucination_section(outcome.judged)
+        parts += _wrong(outcome)
+    return page("Evaluation", parts)
+
+
+def _benchmark(outcome: Outcome) -> list[str]:
+    benchmark, result = outcome.benchmark, outcome.result
+    figures: dict[str, int | str] = {
+        name: f"{one.value:.1f}" for name, one in result.scores.items() if result.complete
+    } | {"items": result.items, "with a reply": result.scored}
+    note = "" if result.complete else f'<p class="note">{html.escape(score_line(result))}</p>'
+    lead = f"{outcome.split} split. {benchmark.note}".strip()
+    return [
+        heading(benchmark.title, lead),
+        note,
+        counts(figures),
+        *_beside(outcome),
+        *_categories(outcome),
+        *_settings(outcome),
+        *_gaps(outcome),
+    ]
+
+
+def _beside(outcome: Outcome) -> list[str]:
+    """The score beside the published ones and the best constant answer."""
+    result = outcome.result
+    if not result.scores:
+        return []
+    name, one = next(iter(result.scores.items()))
+    ours = "this run" if result.complete else f"this run, only {result.scored:,} of {result.items:,} items"
+    rows = [(f"<b>{ours}</b>", one.value, f"{one.low:.1f} to {one.high:.1f}")]
+    if result.constant is not None:
+        answer, score = result.constant
+        rows.append((f"always {html.escape(repr(answer))}", score, ""))
+    rows += [
+        (f"LLaVA {html.escape(model)}", score, "published") for model, score in outcome.benchmark.published.items()
+    ]
+    most = max(100.0, *(score for _, score, _ in rows))
+    cells = [[who, f"{score:.1f}", where, bar(max(0.0, score) / most)] for who, score, where in rows]
+    return ["<h3>Beside others</h3>", table(["", name, "95 % interval", ""], cells, numbers=[1, 2])]
+
+
+def _categories(outcome: Outcome) -> list[str]:
+    found = outcome.result.categories
+    if not found:
+        return []
+    most = max(100.0, *(score for _, score in found.values()))
+    rows = [
+        [html.escape(name) or "<em>none</em>", f"{count:,}", f"{score:.1f}", bar(max(0.0, score) / most)]
+        for name, (count, score) in sorted(found.items(), key=lambda entry: entry[1][1])
+        if score == score
+    ]
+    return ["<h3>By category, worst first</h3>", table(["Category", "Items", "Score", ""], rows, numbers=[1, 2])]
+
+
+def _settings(outcome: Outcome) -> list[str]:
+    rows = [[html.escape(name), html.escape(value)] for name, value in outcome.settings.items()]
+    return ["<h3>What decides the number</h3>", table(["Setting", "Value"], rows)]
+
+
+def _gaps(outcome: Outcome) -> list[str]:
+    result = outcome.result
+    rows = [[reason_tag(name), f"{count:,}", share(count, result.items)] for name, count in result.gaps.items()]
+    rows += [[html.escape(what), "", html.escape(ids)] for what, ids in result.named.items()]
+    if result.unread:
+        rows.append(
+            ["replies that give no answer, scored as wrong", f"{result.unread:,}", share(result.unread, result.items)]
+        )
+    return ["<h3>Trouble</h3>", table(["What", "Items", "Of all, or which"], rows, numbers=[1])] if rows else []
+
+
+def _wrong(outcome: Outcome) -> list[str]:
+    """Items that lost most, first those that lost all; with pictures as far as they can be had."""
+    lost = sorted((one for one in outcome.judged if one.values and one.score < 1.0), key=lambda one: one.score)
+    if not lost:
+        return []
+    title = f"{outcome.benchmark.title}: items not fully right, worst first"
+    why = f"{len(lost):,} of {len(outcome.judged):,}; the first {min(len(lost), MOST_WRONG)} with their picture."
+    cards = "".join(_card(one, outcome) for one in lost[:MOST_WRONG])
+    rows = [
+        [
+            f'<span class="code">{html.escape(one.item.item_id)}</span>',
+            html.escape(one.item.question),
+            html.escape(_answered(one)),
+            html.escape(_references(one)),
+            f"{one.score:.2f}",
+        ]
+        for one in lost[MOST_WRONG:MOST_PLAIN]
+    ]
+    rest = table(["Item", "Question", "Answer", "References", "Score"], rows, numbers=[4]) if rows else ""
+    return [heading(title, why), f'<div class="cards">{cards}</div>', rest]
+
+
+def _card(one: Judged, outcome: Outcome) -> str:
+    picture = image_tag(_picture(one.item.image, outcome.image_root), one.item.item_id)
+    return (
+        f"<figure>{picture}<figcaption><b>{html.escape(one.item.question)}</b><br>"
+        f"answer: <b>{html.escape(_answered(one))}</b><br>wanted: {html.escape(_references(one))}<br>"
+        f"score {one.score:.2f} · {html.escape(one.item.item_id)}</figcaption></figure>"
+    )
+
+
+def _answered(one: Judged) -> str:
+    return one.answer if one.answer is not None else f"none, in: {one.reply[:200]}"
+
+
+def _references(one: Judged) -> str:
+    distinct = list(dict.fromkeys(one.item.references))
+    more = f" … ({len(distinct)})" if distinct[MOST_REFERENCES:] else ""
+    return " | ".join(distinct[:MOST_REFERENCES]) + more
+
+
+def _picture(image: str, root: str) -> bytes | None:
+    """A thumbnail; None where the picture cannot be had, with a line in the log."""
+    try:
+        data, _ = load_image(image, root, CorpusSettings(), None, "")
+        return thumbnail(data)
+    except (CorpusRefused, ImageRefused, OSError) as error:
+        log.warning("no picture of %s: %s", image[:80], error)
+        return None

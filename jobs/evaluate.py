@@ -13,6 +13,7 @@ import functools
 import sys
 from pathlib import Path
 
+from llava_core.errors import ConfigError
 from pipelines import cli
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.evaluation.compare import say_comparison
@@ -21,7 +22,6 @@ from pipelines.evaluation.flow import Asking, run_evaluation
 from pipelines.inference.answer_config import AnswerConfig
 from pipelines.inference.flow import run_job
 from pipelines.inference.job import freeze
-from pipelines.synthetic.drawn import DrawnConfig, write_drawn
 
 say = functools.partial(print, flush=True)
 
@@ -42,8 +42,7 @@ def answer(asking: Asking, config: EvaluateConfig) -> str:
 
 def draw(folder: Path, split: str, count: int) -> None:
     """Draw pictures, unless they are there."""
-    if not (folder / "drawn.jsonl").exists():
-        write_drawn(folder, count, DrawnConfig(split="train" if split == "train" else "held_out"))
+    raise ConfigError("the drawings cannot be made yet; give --data FOLDER with drawn.jsonl")
 
 
 def main() -> int:

@@ -48,6 +48,6 @@ RESULT = pa.schema(
     ]
 )
 """`uid`: the item's id; `uri`: its image, "data:" where the benchmark's file holds it. `unit`: what is drawn for
-intervals. `place`: in the benchmark's order. `references`, `facts`, `values`: JSON, as in `pipelines.evaluation.items`.
-`answer` is null where the reply gives none; the score is then that of no answer. Everything from `reply` on is null in a
-rejected row, and `score` and `values` also where nobody but a test server knows the references."""
+intervals. `place`: in the benchmark's order. `references`, `facts`, `values`: JSON, see `pipelines.evaluation.items`.
+`answer` is null where the reply gives none; the score is then that of no answer. Everything from `reply` on is null in
+a rejected row, and `score` and `values` also where nobody but a test server knows the references."""

@@ -139,8 +139,9 @@ def comparison_line(one: Comparison) -> str:
     flips = one.flipped
     better = sum(pair[1].score > pair[0].score for pair in flips)
     return (
-        f"{one.score} {gap.first:.1f} → {gap.second:.1f}, {gap.second - gap.first:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}], "
-        f"p = {gap.p_value:.4f}; of {len(one.pairs):,} items {better:,} better, {len(flips) - better:,} worse"
+        f"{one.score} {gap.first:.1f} → {gap.second:.1f}, {gap.second - gap.first:+.1f} "
+        f"[{gap.low:+.1f}, {gap.high:+.1f}], p = {gap.p_value:.4f}; "
+        f"of {len(one.pairs):,} items {better:,} better, {len(flips) - better:,} worse"
     )
 
 

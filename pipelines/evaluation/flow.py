@@ -197,7 +197,7 @@ def _replies(
 
 
 def _write_questions(folder: str, items: Sequence[Item], root: str, most: int) -> Asking:
-    """Write the corpus of images and the questions; files that would not change are left alone, so nothing is redone."""
+    """Write the corpus of images and the questions; files that would not change are left alone."""
     images = join_uri(str(Path(folder).absolute()), "images.jsonl")
     questions = join_uri(str(Path(folder).absolute()), "questions.jsonl")
     places = {image: place for place, image in enumerate(dict.fromkeys(item.image for item in items))}
@@ -261,12 +261,8 @@ def _write_scores(outcome: Outcome, order: Sequence[str]) -> None:
     """Replace the table of scores by this result's, in one commit."""
     uri = join_uri(outcome.folder, "scores")
     rows = result_rows(outcome.benchmark, outcome.split, outcome.judged, outcome.gaps, order=order, run_id="0")
-    identity = {
-        "version": VERSION,
-        "settings": dict(outcome.settings),
-        "items": [list(order), rows["reply"].to_pylist()],
-    }
-    run_id = record.run_id(identity)
+    given = [list(order), rows["reply"].to_pylist(), rows["values"].to_pylist()]
+    run_id = record.run_id({"version": VERSION, "settings": dict(outcome.settings), "items": given})
     rows = rows.set_column(rows.schema.get_field_index("run_id"), RESULT.field("run_id"), [[run_id] * rows.num_rows])
     receipt = write_fragment(rows, RESULT, table_uri=uri, fragment_id="items", run_id=run_id)
     upkeep.replace_table(uri, [receipt], run_id=run_id, schema=RESULT)

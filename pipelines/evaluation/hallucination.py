@@ -107,9 +107,9 @@ def hallucination_section(judged: Sequence[Judged]) -> list[str]:
         by_object, by_caption, invented, looked_at = found
         rows = [[html.escape(name), f"{count:,}"] for name, count in invented.most_common(MOST)]
         parts += [
-            f"<h3>Objects in captions</h3><p>Of the objects named in {looked_at:,} captions, {100 * by_object:.1f} % are "
-            f"not there (CHAIR-i); {100 * by_caption:.1f} % of the captions name any such (CHAIR-s). Objects are found by "
-            "their own names, without a list of synonyms.</p>",
+            f"<h3>Objects in captions</h3><p>Of the objects named in {looked_at:,} captions, {100 * by_object:.1f} % "
+            f"are not there (CHAIR-i); {100 * by_caption:.1f} % of the captions name any such (CHAIR-s). Objects are "
+            "found by their own names, without a list of synonyms.</p>",
             table(["Invented", "Captions"], rows, numbers=[1]) if rows else "",
         ]
     if not biases and found is None:

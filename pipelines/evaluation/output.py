@@ -39,7 +39,7 @@ class Outcome:
 
 
 def result_json(outcome: Outcome) -> dict[str, Any]:
-    """A result as plain values; the scores of a partial run have a key of their own, so that nobody takes them for full.
+    """A result as plain values; scores of a partial run have a key of their own, so that nobody takes them for full.
 
     Args:
         outcome: of one benchmark.

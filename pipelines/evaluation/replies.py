@@ -111,12 +111,9 @@ def letter_or_text(reply: str, choices: Sequence[str]) -> str | None:
     by_text = [letter for letter, option in zip(letters, choices, strict=True) if _same(bare, option)]
     if len(by_text) == 1:
         return by_text[0]
-    marked = set(re.findall(rf"(?<!\w)([{letters}])(?!\w)", reply))
-    # a capital A amid words is an article
-    marked -= {"A"} if "A" in marked and not re.match(r"\W*A(\W|$)(?!\s*\w+\s+or\b)", reply) else set()
-    if len(marked) == 1 and (re.match(rf"\W*[{letters}](?=[.):,]|\W*$)", reply) or "answer is" in reply.lower()):
-        return str(marked.pop())
-    return None
+    marked = set(re.findall(rf"(?<!\w)([{letters}])[.):]", reply))
+    marked |= set(re.findall(rf"(?:answer is|option)\W*([{letters}])(?!\w)", reply, re.IGNORECASE))
+    return str(marked.pop()).upper() if len(marked) == 1 else None
 
 
 def _same(text: str, option: str) -> bool:

@@ -59,7 +59,7 @@ class EvaluateConfig:
     """Requests that an engine decodes together."""
     limit: int | None = None
     """Only this many items, evenly spread: a partial score, and said to be one."""
-    num_drawings: int = 120
+    num_drawings: int = 60
     """Drawings that the benchmark "drawn" makes where --data is not given."""
     judge_url: str | None = None
     """OpenAI-compatible endpoint (…/v1) that scores MM-Vet and LLaVA-Bench; the key is read from OPENAI_API_KEY."""

@@ -179,7 +179,10 @@ def _mmbench(folder: Path) -> None:
 
 def _mme(folder: Path) -> None:
     ask = "Please answer yes or no."
-    for path, first, second in (("existence/1", "Is a dog there?", "Is a cat there?"), ("OCR/2", "Is it A?", "Is it B?")):
+    for path, first, second in (
+        ("existence/1", "Is a dog there?", "Is a cat there?"),
+        ("OCR/2", "Is it A?", "Is it B?"),
+    ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{path}.txt").write_text(f"{first} {ask}\tYes\n{second} {ask}\tNo\n")
         (folder / f"{path}.jpg").write_bytes(jpeg(10))
@@ -239,7 +242,12 @@ def _flickr(folder: Path) -> None:
 
 def _mmvet(folder: Path) -> None:
     value = {
-        "v1_0": {"imagename": "v1_0.png", "question": "What is x?", "answer": "-1<AND>-5", "capability": ["ocr", "math"]},
+        "v1_0": {
+            "imagename": "v1_0.png",
+            "question": "What is x?",
+            "answer": "-1<AND>-5",
+            "capability": ["ocr", "math"],
+        },
         "v1_1": {"imagename": "v1_1.png", "question": "Where?", "answer": "Rome", "capability": ["rec"]},
     }
     put(folder, "mm-vet.json", value)
@@ -269,7 +277,10 @@ def _drawn(folder: Path) -> None:
         ("caption", "Describe the image.", "A red circle above a blue square on white."),
     ]
     chart = [("values", "What are the values?", "59, 6"), ("value", "What is the value of T?", "6")]
-    sign = [("caption", "Describe the image.", "A white sign that says SHABYAT."), ("word", "What does it say?", "SHABYAT")]
+    sign = [
+        ("caption", "Describe the image.", "A white sign that says SHABYAT."),
+        ("word", "What does it say?", "SHABYAT"),
+    ]
     rows = [
         drawing("0", "scene", rounds, [["circle", "red"], ["square", "blue"]]),
         drawing("1", "chart", chart, []),

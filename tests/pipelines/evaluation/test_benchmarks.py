@@ -10,6 +10,7 @@ from llava_core.errors import ConfigError
 from llava_core.prompts import CHOICE_SUFFIX, SHORT_SUFFIX
 from pipelines.evaluation.benchmarks import BENCHMARKS, find_benchmark
 from pipelines.evaluation.hallucination import invented_objects, yes_biases
+from pipelines.evaluation.readers_choice import CHOICE_SUFFIX_CN
 from pipelines.evaluation.scoring import check_ids
 from pipelines.evaluation.sources import Source
 from tests.pipelines.evaluation.benchmark_cases import SCORED, WRITERS, items_of, perfect, put, scored
@@ -50,8 +51,8 @@ YES = {
 }
 """Main score of an answerer that says "yes" to everything, worked out from the fixtures."""
 FULL = {"mme": 600.0, "coco-captions": 500.0, "flickr-captions": 1000.0, "drawn-captions": 1000.0}
-"""Main score of the perfect answerer where it is not 100. COCO's first reference is one of two for one image, so CIDEr is
-not 10 for it; see the test."""
+"""Main score of the perfect answerer where it is not 100. COCO's first reference is one of two for one image, so its
+CIDEr is below 10; see the test."""
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -198,7 +199,7 @@ def test_a_file_of_another_form_or_split_is_refused(tmp_path: Path) -> None:
         find_benchmark("vqav2").read(Source(benchmark="vqav2", folder=str(tmp_path), split="val"))
     row = {"questionId": 1, "question": "?", "image": "a.png", "data_split": "train"}
     put(tmp_path, "val_v1.0_withQT.json", {"data": [row]})
-    with pytest.raises(ConfigError, match="holds the split {'train'}; expected val"):
+    with pytest.raises(ConfigError, match=r"holds the split \{'train'\}; expected val"):
         find_benchmark("docvqa").read(Source(benchmark="docvqa", folder=str(tmp_path), split="val"))
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(ConfigError, match="is not the official file"):
@@ -207,7 +208,7 @@ def test_a_file_of_another_form_or_split_is_refused(tmp_path: Path) -> None:
 
 def test_ids_that_are_taken_twice_are_refused(tmp_path: Path) -> None:
     items = items_of("gqa", tmp_path)
-    with pytest.raises(ConfigError, match="1 ids .* taken twice: '20'"):
+    with pytest.raises(ConfigError, match=r"1 ids .* taken twice: '20'"):
         check_ids([*items, items[0]])
 
 
@@ -216,7 +217,9 @@ def test_submissions_have_the_official_form(tmp_path: Path) -> None:
     for benchmark in BENCHMARKS:
         if benchmark.submission is not None and benchmark.judge is None:
             (tmp_path / benchmark.name).mkdir()
-            judged, _, _ = scored(benchmark, items_of(benchmark.name, tmp_path / benchmark.name), lambda item: "Two, B.")
+            judged, _, _ = scored(
+                benchmark, items_of(benchmark.name, tmp_path / benchmark.name), lambda item: "Two, B."
+            )
             found[benchmark.name] = benchmark.submission(judged)
     first = {name: json.loads(files["submission.json"]) for name, files in found.items() if "submission.json" in files}
     assert first["vqav2"][0] == {"question_id": 7, "answer": "2 b"}
@@ -228,7 +231,10 @@ def test_submissions_have_the_official_form(tmp_path: Path) -> None:
         "1.jpg\tIs a dog there? Please answer yes or no.\tYes\tTwo, B."
     )
     assert set(found["pope"]) == {f"answers_{kind}.jsonl" for kind in ("random", "popular", "adversarial")}
-    assert json.loads(found["seed"]["submission.jsonl"].splitlines()[0]) == {"question_id": "101", "prediction": "Two, B."}
+    assert json.loads(found["seed"]["submission.jsonl"].splitlines()[0]) == {
+        "question_id": "101",
+        "prediction": "Two, B.",
+    }
 
 
 def test_mmbench_is_submitted_as_a_table(tmp_path: Path) -> None:
@@ -256,8 +262,17 @@ def test_pope_by_the_strict_parser_counts_unclear_answers_as_wrong_and_as_no_yes
 def test_the_lean_towards_yes_and_invented_objects_are_reported(tmp_path: Path) -> None:
     judged, _, _ = scored(find_benchmark("pope"), items_of("pope", tmp_path), lambda item: "yes")
     one = yes_biases(judged)[0]
-    assert (one.category, one.asked, one.said_yes, one.is_yes, one.false_yes, one.false_no) == ("adversarial", 4, 4, 2, 2, 0)
-    judged, _, _ = scored(find_benchmark("coco-captions"), items_of("coco-captions", tmp_path), lambda item: "a bus, dogs")
+    assert (one.category, one.asked, one.said_yes, one.is_yes, one.false_yes, one.false_no) == (
+        "adversarial",
+        4,
+        4,
+        2,
+        2,
+        0,
+    )
+    judged, _, _ = scored(
+        find_benchmark("coco-captions"), items_of("coco-captions", tmp_path), lambda item: "a bus, dogs"
+    )
     found = invented_objects(judged)
     assert found is not None
     # each of two captions names both, and one of them is there

@@ -44,6 +44,7 @@ class Child:
     Args:
         module: run as `python -m module argument`.
         argument: text, JSON usually.
+        errors: whether its standard error is this process's own; else it is thrown away.
         environment: variables beside those that it needs to run: nothing else is handed on, no secret above all.
         start_seconds: time that it may take to be ready.
 
@@ -51,12 +52,14 @@ class Child:
         Died: it ended, or was not ready in time.
     """
 
-    def __init__(self, module: str, argument: str, *, environment: Mapping[str, str], start_seconds: float) -> None:
+    def __init__(
+        self, module: str, argument: str, *, environment: Mapping[str, str], start_seconds: float, errors: bool = False
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=None if errors else subprocess.DEVNULL,
             env=_environment(environment),
         )
         for pipe in (self._process.stdin, self._process.stdout):
@@ -65,7 +68,8 @@ class Child:
             with contextlib.suppress(OSError, AttributeError):
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            self.receive(time.monotonic() + start_seconds)
+            self.greeting = self.receive(time.monotonic() + start_seconds)
+            """The first frame."""
         except Died:
             self.close()
             raise

@@ -46,7 +46,7 @@ def main(settings: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
     for name in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(name, signal.SIG_DFL)
-    write_frame(replies, b"ready")
+    write_frame(replies, b"{}")
     replies.flush()
     while (data := read_frame(sys.stdin.buffer)) is not None:
         signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])

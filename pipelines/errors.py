@@ -5,7 +5,8 @@
     ├── TableError       a table is not what the caller says it is: other schema, mixed files
     ├── ConflictError    a commit lost to other writers as often as it was allowed to
     ├── AccountingError  rows in are not rows out
-    └── StalledError     nothing came back within the deadline
+    ├── StalledError     nothing came back within the deadline
+    └── StoppedError     somebody asked the job to stop
 
 A bad row is none of these: it becomes a rejected row. A wrong setting is `llava_core.errors.ConfigError`.
 """
@@ -31,3 +32,7 @@ class AccountingError(TesseraError):
 
 class StalledError(TesseraError):
     """Nothing came back within the deadline."""
+
+
+class StoppedError(TesseraError):
+    """Somebody asked the job to stop; running it again does the rest."""

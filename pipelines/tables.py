@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -173,6 +173,68 @@ def commit(
             marks = {f"{run_id}/{one}": version for one, version in versions}
             marks[counter(run_id, done)] = _count(table, run_id, done) + len(new) - len(gone)
             swap(table, actions, marks)
+        return report
+
+    return retry_conflicts(attempt, table_uri)
+
+
+def amend(
+    table_uri: str,
+    receipts: Sequence[Receipt],
+    *,
+    run_id: str,
+    schema: pa.Schema,
+    storage_options: StorageOptions | None = None,
+) -> CommitReport:
+    """Replace the rejected rows of committed fragments by what became of them, in one commit.
+
+    Args:
+        table_uri: the table.
+        receipts: of this run; each holds exactly the rows that its fragment has rejected in the table.
+        run_id: the run.
+        schema: of the table.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        Fragments that changed as `committed`; those whose rejected rows are already what the receipt says as `already`.
+
+    Raises:
+        TableError: a fragment is not in the table, or has another number of rejected rows than the receipt has rows.
+        ConflictError: other writers were faster 30 times in a row.
+    """
+    parts = {receipt.fragment_id: receipt for receipt in receipts}
+
+    def attempt() -> CommitReport:
+        table = create_table(table_uri, schema, storage_options=storage_options)
+        done = generation(table, run_id)
+        held: dict[str, list[dict[str, Any]]] = {name: [] for name in parts}
+        for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+            name = file.get("min.fragment_id")
+            if file.get("min.run_id") == run_id and name in held and name == file.get("max.fragment_id"):
+                held[name].append(file)
+        new = []
+        for name, receipt in parts.items():
+            old = {file["path"]: file for file in held[name] if file[f"partition.{PARTITION}"] != "ok"}
+            if {file.path for file in receipt.files} <= {file["path"] for file in held[name]}:
+                continue
+            if sum(file["num_records"] for file in old.values()) != receipt.rows:
+                raise TableError(f"{table_uri}: fragment {name} no longer has the {receipt.rows} rejected rows")
+            new.append((name, receipt, old))
+        report = CommitReport(
+            committed=tuple(name for name, _, _ in new),
+            already=tuple(sorted(set(parts) - {name for name, _, _ in new})),
+            withdrawn=(),
+            version=table.version() + bool(new),
+        )
+        if new:
+            now_ms = int(time.time() * 1000)
+            gone: list[AddAction | RemoveAction] = [
+                RemoveAction(path, True, now_ms, file["size_bytes"], {PARTITION: file[f"partition.{PARTITION}"]})
+                for _, _, old in new
+                for path, file in old.items()
+            ]
+            marks = {f"{run_id}/{name}": done for name, _, _ in new}
+            swap(table, [*add_actions([receipt for _, receipt, _ in new]), *gone], marks)
         return report
 
     return retry_conflicts(attempt, table_uri)

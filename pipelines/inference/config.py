@@ -46,6 +46,9 @@ class InferenceConfig:
     """Of the random choices, when the temperature is above 0."""
     max_tiles: int | None = None
     """Most tiles of an image beyond the base tile; lowers what the resolution allows."""
+    visual_budget: int | None = None
+    """Image tokens of an image, on average over the corpus: tiles go to the images with most detail. Within what
+    `resolution` and `max_tiles` allow; a resolution of "auto" allows all tiles then."""
     resolution: Resolution = "auto"
     """Tiles of an image: low 0, medium up to 2, high all that the model was trained with; "auto" asks the task."""
     task: Task = "caption"
@@ -55,6 +58,10 @@ class InferenceConfig:
     """Stop after this many rows of the corpus; all if left out."""
     plan: bool = False
     """Run a sample, print rows, images/s, tokens/s and the time that the whole would take, and stop."""
+    price_per_hour: float | None = None
+    """Of one device (a GPU, or the cores of one worker), for the cost that --plan says; any currency."""
+    retry_rejected: bool = False
+    """Make the run's rejected rows again, once, beside what is missing; what becomes of them takes their place."""
     overwrite: bool = False
     """Remove other runs' rows (other prompt, model or settings) from the table once this run is complete."""
     num_workers: int | None = None
@@ -74,6 +81,11 @@ class InferenceConfig:
     """Processor time for decoding one image, above which it is refused (TIMEOUT)."""
     decoder_bytes: int = 2 * 2**30
     """Memory of a decoding process, above which an image is refused (MEMORY)."""
+    decoders: int | None = None
+    """Processes that decode for each engine; by its share of the cores if left out, one up to 4 cores."""
+    engine_timeout: float = 600.0
+    """Seconds in which an engine makes no step at all, after which it counts as hung: its requests are tried in smaller
+    groups, and the one that hangs it alone is refused (TIMEOUT)."""
     stall_timeout: float = 1800.0
     """Seconds without a finished fragment after which the job gives up rather than hang."""
     corpus: Annotated[CorpusSettings, tyro.conf.arg(name="")] = field(default_factory=CorpusSettings)
@@ -91,12 +103,13 @@ class InferenceConfig:
         check_choice("config", "task", self.task, get_args(Task))
         check_choice("config", "dtype", self.dtype, get_args(Dtype))
         check_choice("config", "engine", self.engine, get_args(EngineName))
-        for name in ("limit", "num_workers", "batch_size"):
+        for name in ("limit", "num_workers", "batch_size", "decoders", "visual_budget"):
             check_at_least("config", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
-        for name in ("max_tiles", "gpus_per_worker"):
+        for name in ("max_tiles", "gpus_per_worker", "price_per_hour"):
             check_at_least("config", name, getattr(self, name) or 0, 0)
-        if self.stall_timeout <= 0:
-            raise ConfigError(f"config.stall_timeout is {self.stall_timeout}; expected more than 0 seconds")
+        for name in ("stall_timeout", "engine_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"config.{name} is {getattr(self, name)}; expected more than 0 seconds")
         _ = self.sampling, self.sandbox
 
     @property

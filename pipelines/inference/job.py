@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_core.checkpoints import read_config, resolve_model, revision
+from llava_core.config import ModelConfig, plan_tiles
 from llava_core.engine import check_engine
-from llava_core.resolution import choose_resolution
+from llava_core.errors import ConfigError
+from llava_core.geometry import Size
+from llava_core.resolution import Resolution, choose_resolution
 from pipelines import record, tables
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_sources import normalise
@@ -25,6 +28,8 @@ from pipelines.storage import corpus_options, is_local, local_path, storage_opti
 
 CHUNK_BATCHES = 4
 """Batches of an engine whose images are in a worker's memory at once: enough to sort them by length."""
+_UNNAMED = ("run_id", "chunk_rows", "config")
+"""Settings of a stage that name no run; the model's revision stands for its config."""
 HEAD_ROWS, HEAD_FRAGMENTS = 8, 3
 """Rows that are read to see which columns there are, and fragments they may come from."""
 
@@ -101,9 +106,10 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         model=config.model,
         model_revision=revision(folder),
         sampling=config.sampling,
-        resolution=choose_resolution(config.resolution, config.task),
+        resolution=_resolution(config),
         max_tiles=config.max_tiles,
-        tile_side=model_config.tiles.tile_size,
+        visual_budget=_checked_budget(config.visual_budget, model_config),
+        config=model_config,
         chunk_rows=config.batch_size * CHUNK_BATCHES,
     )
     spec = StageSpec(
@@ -118,6 +124,8 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         table_uri=table_uri,
         storage_options=options,
         sandbox=config.sandbox,
+        engine_timeout=config.engine_timeout,
+        decoders=config.decoders,
     )
     sources = (*map(normalise, config.input), *inquiry.sources)
     return InferenceJob(spec=spec, works=tuple(works), sources=sources, trained=model_config.trained)
@@ -158,7 +166,27 @@ def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -
         "engine": config.engine,
         "limit": config.limit,
     }
-    return record.run_id({name: value for name, value in identity.items() if name not in ("run_id", "chunk_rows")})
+    return record.run_id({name: value for name, value in identity.items() if name not in _UNNAMED})
+
+
+def _resolution(config: InferenceConfig) -> Resolution:
+    """The resolution as far as it is settled; a budget spends up to what was asked for by name."""
+    if config.visual_budget is not None and config.resolution == "auto":
+        return "high"
+    return choose_resolution(config.resolution, config.task)
+
+
+def _checked_budget(budget: int | None, config: ModelConfig) -> int | None:
+    """Hold a visual budget to the least that an image takes.
+
+    Raises:
+        ConfigError: the base tile alone takes more.
+    """
+    side = config.tiles.tile_size
+    least = plan_tiles(Size(side, side), config, max_tiles=0).num_image_tokens
+    if budget is not None and budget < least:
+        raise ConfigError(f"--visual-budget is {budget}; expected at least {least}, the tokens of one base tile")
+    return budget
 
 
 def _storage_options(config: InferenceConfig, inquiry: Inquiry, table_uri: str) -> dict[str, str]:

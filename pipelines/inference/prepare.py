@@ -1,36 +1,51 @@
-"""What happens to rows before an engine sees them: cut into chunks, asked about, their images decoded elsewhere.
+"""What happens to rows before an engine sees them.
 
-What this does *not* do: run an engine (`rows`), decode in this process (`pipelines.sandbox`).
+    rows ─ window ─ asked, repeats found ─ tiles chosen ─ longest first ─▶ chunks ─ decoded elsewhere ─▶ requests
+
+Rows are read a window at a time. In it they are ordered by the tokens that their headers promise, so that requests of
+one length are prefilled and decoded together; the table has them in their own order again (`rows`). What this does
+*not* do: run an engine (`rows`), decode in this process (`pipelines.sandbox`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_core.config import ModelConfig, plan_tiles
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused
+from llava_core.geometry import Size
 from llava_core.images import read_header
 from llava_core.resolution import Resolution, image_resolution, tile_bound
 from pipelines.fragments import CorpusRow
+from pipelines.inference.budget import Look, spend
 from pipelines.inference.inquiry import Asked, Inquiry
 from pipelines.inference.questions import Question
+from pipelines.inference.replies import Key, Replies, Reply, content_hash, key_of
 from pipelines.inference.work import Work
 from schemas.reasons import CorpusReason
 
+WINDOW_ROWS, WINDOW_BYTES = 256, 2**26
+"""Rows, and bytes of their encoded images, that are ordered among themselves."""
 CHUNK_BYTES = 2**28
 """Decoded bytes of a chunk's images: of photos of 12 megapixels 7 are in one, of small ones as many as a chunk has."""
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 class Decoder(Protocol):
-    """What decodes images (`pipelines.sandbox.Sandbox`)."""
+    """What decodes images in processes that may die (`decoders.Decoders`)."""
 
     def decode(self, files: Sequence[bytes]) -> Sequence[Pixels | ImageRefused]:
         """For each image, in order, uint8[H, W, 3] or why it was refused."""
+        ...
+
+    def details(self, files: Sequence[bytes]) -> Sequence[int]:
+        """For each image, in order, `lost_detail`; 0 for one that is refused."""
         ...
 
 
@@ -50,26 +65,51 @@ class RunSettings:
     """Settled for all rows, or "auto": each image decides."""
     max_tiles: int | None
     """The user's bound on tiles beyond the base tile."""
-    tile_side: int
-    """Side of the model's tiles, pixels."""
+    visual_budget: int | None
+    """Image tokens of an image, on average; None leaves it to the resolution."""
+    config: ModelConfig
+    """The model's."""
     chunk_rows: int
     """Rows whose images are in memory at once."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """One row of the table, before its reply."""
 
+    place: int
+    """Among the rows of the table that its work gives."""
     row: CorpusRow
     """The row of the corpus."""
     asked: Asked
     """What is asked."""
-    request: Request | Result
-    """The request, or the result of what cannot become one."""
+    key: Key | None = None
+    """Of its reply; None for what cannot be asked."""
+    bound: int | None = None
+    """On the tiles of its images, where it is asked of the engine."""
+    request: Request | None = None
+    """What is asked of the engine; None where it is asked by another row, or cannot be."""
+    refused: Result | None = None
+    """Why it cannot be asked."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One row of the corpus in a window."""
+
+    row: CorpusRow
+    prepared: list[Prepared]
+    sizes: tuple[Size, ...]
+    bound: int | None = None
 
 
 def prepare_chunks(
-    rows: Iterable[CorpusRow], decoder: Decoder, settings: RunSettings, inquiry: Inquiry, work: Work
+    rows: Iterable[CorpusRow],
+    decoder: Decoder,
+    settings: RunSettings,
+    inquiry: Inquiry,
+    work: Work,
+    replies: Replies,
 ) -> Iterator[list[Prepared]]:
     """Make requests of rows, a chunk at a time; rows are read only as they are asked for.
 
@@ -79,92 +119,151 @@ def prepare_chunks(
         settings: of the run.
         inquiry: what is asked.
         work: that the rows are of.
+        replies: what is known already; told what is on its way.
 
     Yields:
-        What the table's rows come of, in order.
+        What the table's rows come of; `place` says where each belongs.
     """
     questions: dict[int | None, list[Question]] = {}
     for question in work.questions:
         questions.setdefault(question.row, []).append(question)
-    for chunk in _chunks(rows, settings.chunk_rows):
-        asked = [inquiry.ask(row, [*questions.get(None, ()), *questions.get(row.index, ())]) for row in chunk]
-        # of rows that nothing is asked of, and of those that are refused, no image is looked at
-        wanted = [row.images if any(one.prompt is not None for one in own) else () for row, own in _pairs(chunk, asked)]
-        answers = iter(decoder.decode([image for images in wanted for image in images]))
-        decoded = [[next(answers) for _ in images] for images in wanted]
-        yield [
-            one
-            for (row, own), images in zip(_pairs(chunk, asked), decoded, strict=True)
-            for one in _prepare(row, own, images, settings)
-        ]
+    place = 0
+    for window in _cut(rows, WINDOW_ROWS, WINDOW_BYTES, lambda row: sum(map(len, row.images))):
+        found: list[_Row] = []
+        for row in window:
+            asked = inquiry.ask(row, [*questions.get(None, ()), *questions.get(row.index, ())])
+            kept = [one for one in asked if work.wants(row.uid, str(one.columns.get("question_id", "")))]
+            own = [Prepared(place + number, row, one) for number, one in enumerate(kept)]
+            place += len(own)
+            found.append(_Row(row, own, _sizes(row) if own else ()))
+        _choose_tiles(found, decoder, settings)
+        ordered = sorted(found, key=lambda one: (-_predict(one, settings), one.row.index))
+        for chunk in _cut(ordered, settings.chunk_rows, CHUNK_BYTES, _decoded_bytes):
+            yield _prepare(chunk, decoder, settings, replies)
 
 
-def _chunks(rows: Iterable[CorpusRow], size: int) -> Iterator[list[CorpusRow]]:
-    """Lists of at most `size` rows and `CHUNK_BYTES` of pixels, or one row that has more."""
-    chunk: list[CorpusRow] = []
-    room = CHUNK_BYTES
-    for row in rows:
-        need = sum(map(_decoded_bytes, row.images))
-        if chunk and need > room:
-            yield chunk
-            chunk, room = [], CHUNK_BYTES
-        chunk.append(row)
-        room -= need
-        if len(chunk) == size:
-            yield chunk
-            chunk, room = [], CHUNK_BYTES
-    if chunk:
-        yield chunk
+def _cut(items: Iterable[T], most: int, room: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Lists of at most `most` items whose sizes are `room` together, or one item that is larger."""
+    part: list[T] = []
+    left = room
+    for item in items:
+        need = size(item)
+        if part and (need > left or len(part) == most):
+            yield part
+            part, left = [], room
+        part.append(item)
+        left -= need
+    if part:
+        yield part
 
 
-def _decoded_bytes(data: bytes) -> int:
-    """Bytes of an image's pixels, by its header; 0 for one that will be refused."""
+def _sizes(row: CorpusRow) -> tuple[Size, ...]:
+    """Sizes of a row's images by their headers; none if it cannot be asked about."""
+    if row.error is not None:
+        return ()
     try:
-        size = read_header(data).size
+        return tuple(read_header(data).size for data in row.images)
     except ImageRefused:
-        return 0
-    return 3 * size.height * size.width
+        return ()
 
 
-def _pairs(rows: Sequence[CorpusRow], asked: Sequence[Sequence[Asked]]) -> Iterator[tuple[CorpusRow, Sequence[Asked]]]:
-    return zip(rows, asked, strict=True)
+def _decoded_bytes(one: _Row) -> int:
+    return sum(3 * size.height * size.width for size in one.sizes)
 
 
-def _prepare(
-    row: CorpusRow, asked: Sequence[Asked], images: Sequence[Pixels | ImageRefused], settings: RunSettings
-) -> Iterator[Prepared]:
-    """Yield what is asked about one row."""
-    refused = _fault(row, images)
+def _predict(one: _Row, settings: RunSettings) -> int:
+    """Prompt tokens of a row, about."""
+    bound = one.bound if settings.visual_budget else _settled(settings)
+    plans = (plan_tiles(size, settings.config, num_images=len(one.sizes), max_tiles=bound) for size in one.sizes)
+    words = max((len(own.asked.prompt or "") for own in one.prepared), default=0)
+    return sum(plan.num_image_tokens for plan in plans) + words // 4
+
+
+def _settled(settings: RunSettings) -> int | None:
+    """The bound before an image is looked at."""
+    return tile_bound("high" if settings.resolution == "auto" else settings.resolution, settings.max_tiles)
+
+
+def _choose_tiles(window: Sequence[_Row], decoder: Decoder, settings: RunSettings) -> None:
+    """Spend the visual budget on a window, if there is one."""
+    if settings.visual_budget is None:
+        return
+    files = [data for one in window if one.sizes for data in one.row.images]
+    details = iter(decoder.details(files))
+    looks = []
+    for one in window:
+        # detail is a mean over pixels: an image of twice the area has twice as much of it to lose
+        detail = sum(next(details) * size.height * size.width // 1000 for size in one.sizes)
+        looks.append(Look(one.sizes, detail))
+    bounds = spend(looks, settings.config, settings.visual_budget, _settled(settings))
+    for one, bound in zip(window, bounds, strict=True):
+        one.bound = bound
+
+
+def _prepare(chunk: Sequence[_Row], decoder: Decoder, settings: RunSettings, replies: Replies) -> list[Prepared]:
+    """Make requests of a chunk, with the images of those that nobody has asked about yet."""
+    leaders: set[int] = set()
+    for one in chunk:
+        hashes = [content_hash(data) for data in one.row.images] if one.prepared else []
+        for own in one.prepared:
+            if own.asked.prompt is None or _fault(one.row) is not None:
+                continue
+            own.key = key_of(hashes, own.asked.prompt, one.bound)
+            if not replies.expect(own.key):
+                leaders.add(id(own))
+    wanted = [one.row.images if any(id(own) in leaders for own in one.prepared) else () for one in chunk]
+    answers = iter(decoder.decode([image for images in wanted for image in images]))
+    for one, images in zip(chunk, wanted, strict=True):
+        _ask(one, [next(answers) for _ in images], leaders, settings, replies)
+    return [own for one in chunk for own in one.prepared]
+
+
+def _ask(
+    one: _Row,
+    images: Sequence[Pixels | ImageRefused],
+    leaders: set[int],
+    settings: RunSettings,
+    replies: Replies,
+) -> None:
+    """Complete what is asked about one row."""
+    bad = next((image for image in images if isinstance(image, ImageRefused)), None)
     pixels = tuple(image for image in images if not isinstance(image, ImageRefused))
-    bound = None if refused else _bound(pixels, settings)
-    for number, one in enumerate(asked):
-        request_id = f"{row.uid}/{number}"
-        request: Request | Result
-        if refused is not None:
-            request = Result(request_id=request_id, error=refused[0], error_detail=refused[1])
-        elif one.prompt is None:
-            assert one.refusal is not None, "what has no prompt has a reason"
-            request = Result(request_id=request_id, error=one.refusal.reason, error_detail=one.refusal.detail)
-        else:
-            request = Request(
-                request_id=request_id, prompt=one.prompt, images=pixels, sampling=settings.sampling, max_tiles=bound
+    bound = one.bound if settings.visual_budget is not None or not pixels else _bound(pixels, settings)
+    fault = _fault(one.row)
+    for own in one.prepared:
+        request_id = f"{one.row.uid}/{own.asked.columns.get('question_id', 0)}"
+        if fault is None and own.asked.prompt is None:
+            assert own.asked.refusal is not None, "what has no prompt has a reason"
+            fault_of = own.asked.refusal.reason, own.asked.refusal.detail
+            own.refused = Result(request_id=request_id, error=fault_of[0], error_detail=fault_of[1])
+        elif fault is not None:
+            own.refused = Result(request_id=request_id, error=fault[0], error_detail=fault[1])
+        elif id(own) in leaders and own.key is not None and own.asked.prompt is not None:
+            own.bound = bound
+            if bad is not None:
+                result = Result(request_id=request_id, error=str(bad.reason), error_detail=bad.detail)
+                replies.add(own.key, Reply(result, bound))
+                continue
+            own.request = Request(
+                request_id=request_id,
+                prompt=own.asked.prompt,
+                images=pixels,
+                sampling=settings.sampling,
+                max_tiles=bound,
             )
-        yield Prepared(row=row, asked=one, request=request)
 
 
-def _fault(row: CorpusRow, images: Sequence[Pixels | ImageRefused]) -> tuple[str, str | None] | None:
-    """Why nothing can be asked about a row: the reader's reason, no image, or the first bad one."""
+def _fault(row: CorpusRow) -> tuple[str, str | None] | None:
+    """Why nothing can be asked about a row, before its images are decoded: the reader's reason, or no image."""
     if row.error is not None:
         return row.error, row.error_detail
-    if not row.images:
-        return str(CorpusReason.MISSING_PART), "the row has no image"
-    return next(((str(one.reason), one.detail) for one in images if isinstance(one, ImageRefused)), None)
+    return None if row.images else (str(CorpusReason.MISSING_PART), "the row has no image")
 
 
 def _bound(images: Sequence[Pixels], settings: RunSettings) -> int | None:
-    """The bound on tiles of a row's images."""
+    """The bound on tiles of a row's images, where no budget has chosen it."""
     resolution = settings.resolution
     if resolution == "auto":
-        wanted = {image_resolution(image, settings.tile_side) for image in images}
-        resolution = "high" if "high" in wanted else "medium"
+        side = settings.config.tiles.tile_size
+        resolution = "high" if any(image_resolution(image, side) == "high" for image in images) else "medium"
     return tile_bound(resolution, settings.max_tiles)

@@ -1,7 +1,7 @@
 """The arithmetic of the stage: rows of a corpus in, rows of a table out. Runs without Ray and without a model.
 
-    row ─ inquiry.ask ─▶ prompts ─ images decoded once ─▶ requests ─ engine ─▶ results ─ inquiry.read ─▶ table rows
-          (one chunk ahead of the engine, in a thread; see `prepare`)
+    rows ─ prepare ─▶ requests ─ engine ─▶ results ─ inquiry.read ─▶ rows of the table, in their own order
+           (one chunk ahead of the engine, in a thread)
 
 All requests about one image reach the engine in one call, side by side, so that it can encode the image once. What this
 does *not* do: know what is asked (`inquiry`), write the table (`stage`).
@@ -16,6 +16,7 @@ from llava_core.engine.types import Request, Result
 from pipelines.fragments import CorpusRow
 from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import Decoder, Prepared, RunSettings, prepare_chunks
+from pipelines.inference.replies import Replies, Reply
 from pipelines.inference.work import Work
 from pipelines.progress import ahead
 
@@ -35,6 +36,7 @@ def generate_rows(
     settings: RunSettings,
     inquiry: Inquiry,
     work: Work,
+    replies: Replies | None = None,
 ) -> pa.Table:
     """Ask an engine about the rows of one fragment.
 
@@ -45,22 +47,35 @@ def generate_rows(
         settings: of the run.
         inquiry: what is asked.
         work: that the rows are of.
+        replies: what the worker remembers of earlier fragments; of nothing by default.
 
     Returns:
         The rows of `inquiry.schema` that the work asks for, those of one corpus row together and in order. A row never
         raises; it carries `error` instead.
     """
-    records: list[dict[str, Any]] = []
-    for prepared in ahead(prepare_chunks(rows, decoder, settings, inquiry, work)):
-        replies = iter(engine.generate([one.request for one in prepared if isinstance(one.request, Request)]))
+    replies = replies or Replies()
+    replies.begin()
+    records: list[tuple[int, dict[str, Any]]] = []
+    for prepared in ahead(prepare_chunks(rows, decoder, settings, inquiry, work, replies)):
+        leaders = [one for one in prepared if one.request is not None]
+        results = engine.generate([one.request for one in leaders if one.request is not None])
+        for one, result in zip(leaders, results, strict=True):
+            assert one.key is not None, "what is asked has a key"
+            replies.add(one.key, Reply(result, one.bound))
         for one in prepared:
-            result = next(replies) if isinstance(one.request, Request) else one.request
-            records.append(_record(one, result, settings, inquiry, work.work_id))
-    return pa.Table.from_pylist(records, schema=inquiry.schema)
+            if one.refused is not None:
+                reply = Reply(one.refused, None)
+            else:
+                assert one.key is not None, "what is neither asked nor refused does not exist"
+                reply = replies.of(one.key)
+            records.append((one.place, _record(one, reply, settings, inquiry, work.work_id)))
+    ordered = [record for _, record in sorted(records, key=lambda pair: pair[0])]
+    return pa.Table.from_pylist(ordered, schema=inquiry.schema)
 
 
-def _record(one: Prepared, result: Result, settings: RunSettings, inquiry: Inquiry, work_id: str) -> dict[str, Any]:
+def _record(one: Prepared, reply: Reply, settings: RunSettings, inquiry: Inquiry, work_id: str) -> dict[str, Any]:
     """One row of the table; columns that are not named are null."""
+    result = reply.result
     record: dict[str, Any] = {
         "uid": one.row.uid,
         "uri": one.row.uri,
@@ -84,6 +99,7 @@ def _record(one: Prepared, result: Result, settings: RunSettings, inquiry: Inqui
         "num_output_tokens": len(result.token_ids),
         "mean_logprob": result.mean_logprob,
         "min_logprob": result.min_logprob,
+        "max_tiles": reply.bound,
         "grid_rows": grid.height,
         "grid_cols": grid.width,
         "image_height": size.height,

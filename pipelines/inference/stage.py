@@ -1,36 +1,45 @@
 """The stage as Ray sees it: a thin actor around `rows.generate_rows`, and a sample run through one.
 
-What this does *not* do: commit (`flow`), or decide how many actors there are (`runtime`).
+The actor reads, and keeps what may die at arm's length: images are decoded in processes of their own (`decoders`), the
+engine runs in one (`engine_guard`). What this does *not* do: commit (`flow`), or decide how many actors there are
+(`runtime`).
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
-import torch
 
-from llava_core.checkpoints import load_model, resolve_model
-from llava_core.engine import ENGINES, EngineName
-from llava_core.processor import LLaVAProcessor
+from llava_core.checkpoints import resolve_model
+from llava_core.engine import EngineName
+from llava_core.errors import ImageReason
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
-from pipelines.fragments import CorpusRow, Fragment
+from pipelines.fragments import CorpusRow, Fragment, rejected_row
 from pipelines.inference.config import Dtype
+from pipelines.inference.decoders import Decoders, decoders_for
+from pipelines.inference.engine_guard import FACTORY, EngineGuard, EngineSpec
 from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import RunSettings
-from pipelines.inference.rows import Generator, generate_rows
+from pipelines.inference.replies import Replies
+from pipelines.inference.rows import generate_rows
 from pipelines.inference.work import Work
 from pipelines.parts import Receipt, write_fragment
 from pipelines.runtime import WorkerPlan
-from pipelines.sandbox import Sandbox, SandboxSettings
-from pipelines.stages import FragmentStage, WorkerError, stream_receipts
+from pipelines.sandbox import SandboxSettings
+from pipelines.stages import FragmentStage, stream_receipts
 from pipelines.storage import corpus_options
 
-MAX_ATTEMPTS = 4
-"""Times that a fragment is begun, its worker having died, before the job stops: Ray itself would begin it for ever."""
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 8
+"""Times that a fragment is begun, its worker having died, before its rows are rejected: Ray itself would begin it for
+ever. What decodes and what generates cannot end a worker, so it was reading, or somebody killed it eight times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,18 +67,46 @@ class StageSpec:
     storage_options: dict[str, str]
     """Of the stores; see `pipelines.storage.storage_options`."""
     sandbox: SandboxSettings
-    """Limits of the process that decodes images."""
+    """Limits of the processes that decode images."""
+    engine_timeout: float
+    """Seconds without a pass through the model after which the engine is ended."""
+    decoders: int | None = None
+    """Processes that decode for each engine; by its share of the cores if None."""
+    engine_factory: str = FACTORY
+    """What makes the engine; another one only in tests."""
 
 
 class InferenceStage(FragmentStage):
-    """One engine and one decoding process, held by one actor; called with work, answers with receipts."""
+    """One engine and its decoders, held by one actor; called with work, answers with receipts."""
 
     def __init__(self, spec: StageSpec, threads: int, device: str, attempts: Any = None) -> None:
         super().__init__(attempts)
-        torch.set_num_threads(threads)
-        self.spec = spec
-        self.engine = load_engine(spec, device)
-        self.sandbox = Sandbox(spec.sandbox)
+        self.spec, self.threads, self.device = spec, threads, device
+        count = spec.decoders or decoders_for(threads, on_gpu=device != "cpu")
+        self.decoders = Decoders(spec.sandbox, count, spec.settings.config.tiles.tile_size)
+        self.replies = Replies()
+        # at once, because loading takes longer than what comes before the first row
+        self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine").submit(self._start)
+
+    @property
+    def engine(self) -> EngineGuard:
+        """The engine, as soon as it is there: a refusal of the checkpoint is the answer to the first work."""
+        return self._engine.result()
+
+    def _start(self) -> EngineGuard:
+        spec = self.spec
+        return EngineGuard(
+            EngineSpec(
+                folder=str(resolve_model(spec.model)),
+                dtype=spec.dtype,
+                engine=spec.engine,
+                batch_size=spec.batch_size,
+                device=self.device,
+                threads=self.threads,
+                timeout=spec.engine_timeout,
+                factory=spec.engine_factory,
+            )
+        )
 
     def do(self, work: Mapping[str, Any]) -> Receipt:
         """Do one piece of work, as JSON."""
@@ -79,18 +116,13 @@ class InferenceStage(FragmentStage):
         """Do one piece of work and write its part files.
 
         Raises:
-            WorkerError: it has been begun too often.
+            EngineError: the engine is broken.
             TesseraError: the corpus or the store breaks its contract.
         """
-        fragment = work.fragment
-        if self.begun(work.work_id) > MAX_ATTEMPTS:
-            raise WorkerError(
-                f"fragment {work.work_id} ({fragment.row_uri(0)} and {fragment.num_rows - 1} more rows) "
-                f"has killed {MAX_ATTEMPTS} workers; the others are committed. Leave its files out, or give workers "
-                "more memory"
-            )
+        given_up = self.begun(work.work_id) > MAX_ATTEMPTS
+        rows = self._given_up(work.fragment) if given_up else self._read(work.fragment)
         return write_fragment(
-            self._rows(self._read(fragment), work),
+            self._rows(rows, work, self.replies),
             self.spec.inquiry.schema,
             table_uri=self.spec.table_uri,
             fragment_id=work.work_id,
@@ -98,26 +130,45 @@ class InferenceStage(FragmentStage):
             storage_options=self.spec.storage_options,
         )
 
-    def measure(self, works: Sequence[dict[str, Any]]) -> dict[str, float]:
+    def close(self) -> None:
+        """End its processes."""
+        self.decoders.close()
+        if not self._engine.exception():
+            self.engine.close()
+
+    def measure(self, works: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Do work without writing anything, its first row once more beforehand to warm up.
 
         Returns:
-            Figures named rows, rejected, seconds, tokens (generated ones).
+            For each piece of work: rows, rejected, seconds, tokens (generated), and prompts (tokens of each).
         """
         # read beforehand, so that the seconds are the engine's
         sample = [(work, list(self._read(work.fragment))) for work in map(Work.from_json, works)]
         for work, rows in sample[:1]:
-            self._rows(rows[:1], work)
-        started = time.perf_counter()
-        tables = [self._rows(rows, work) for work, rows in sample]
-        seconds = time.perf_counter() - started
-        tokens = sum(count or 0 for table in tables for count in table["num_output_tokens"].to_pylist())
-        rejected = sum(len(table["error"].drop_null()) for table in tables)
-        rows_out = sum(table.num_rows for table in tables)
-        return {"rows": rows_out, "rejected": rejected, "seconds": seconds, "tokens": tokens}
+            self._rows(rows[:1], work, Replies())
+        # a sample of its own, not what earlier parts of it have answered
+        return [self._measured(work, rows, Replies()) for work, rows in sample]
 
-    def _rows(self, rows: Iterable[CorpusRow], work: Work) -> pa.Table:
-        return generate_rows(rows, self.engine, self.sandbox, self.spec.settings, self.spec.inquiry, work)
+    def _measured(self, work: Work, rows: Sequence[CorpusRow], replies: Replies) -> dict[str, Any]:
+        started = time.perf_counter()
+        table = self._rows(rows, work, replies)
+        return {
+            "rows": table.num_rows,
+            "rejected": len(table["error"].drop_null()),
+            "seconds": time.perf_counter() - started,
+            "tokens": sum(table["num_output_tokens"].drop_null().to_pylist()),
+            "prompts": table["num_prompt_tokens"].drop_null().to_pylist(),
+        }
+
+    def _rows(self, rows: Iterable[CorpusRow], work: Work, replies: Replies) -> pa.Table:
+        return generate_rows(rows, self.engine, self.decoders, self.spec.settings, self.spec.inquiry, work, replies)
+
+    def _given_up(self, fragment: Fragment) -> Iterator[CorpusRow]:
+        """Rows of a fragment that nobody dares to read again."""
+        detail = f"the worker that read its fragment ended {MAX_ATTEMPTS} times"
+        log.warning("fragment %s is rejected whole: %s", fragment.fragment_id, detail)
+        for index in range(fragment.num_rows):
+            yield rejected_row(fragment, index, ImageReason.DECODER_CRASH, detail)
 
     def _read(self, fragment: Fragment) -> Iterator[CorpusRow]:
         return read_fragment(
@@ -128,31 +179,19 @@ class InferenceStage(FragmentStage):
         )
 
 
-def load_engine(spec: StageSpec, device: str) -> Generator:
-    """Load the checkpoint and put an engine around it.
-
-    Raises:
-        CheckpointRefused: with the reason.
-    """
-    folder = resolve_model(spec.model)
-    auto = "bfloat16" if device.startswith("cuda") else "float32"
-    model = load_model(folder, dtype=getattr(torch, auto if spec.dtype == "auto" else spec.dtype), device=device)
-    engine = ENGINES[spec.engine]
-    return engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec.batch_size, device=device)
-
-
 def stream_inferred(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> Iterator[Receipt]:
     """Send work through actors, and give their receipts as they come; see `stages.stream_receipts`."""
     arguments = (spec, workers.threads, device_of(workers))
     return stream_receipts([work.to_json() for work in works], InferenceStage, arguments, workers)
 
 
-def measure_sample(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> dict[str, float]:
+def measure_sample(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> list[dict[str, Any]]:
     """Run a sample through one actor of the kind that the job would use; see `InferenceStage.measure`."""
     options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus}
     remote: Any = ray.remote(InferenceStage)
     actor = remote.options(**options).remote(spec, workers.threads, device_of(workers))
-    figures: dict[str, float] = ray.get(actor.measure.remote([work.to_json() for work in works]))
+    figures: list[dict[str, Any]] = ray.get(actor.measure.remote([work.to_json() for work in works]))
+    ray.get(actor.close.remote())
     ray.kill(actor)
     return figures
 

@@ -29,6 +29,12 @@ class Work:
     """False where only the rows themselves say how many questions they bring along."""
     questions: tuple[Question, ...] = ()
     """Questions of these rows alone; none where the run asks every row the same."""
+    only: tuple[tuple[str, str], ...] = ()
+    """(uid, question_id) of the table's rows that are made again, the id empty for all of a row; all rows if empty."""
+
+    def wants(self, uid: str, question_id: str) -> bool:
+        """Whether a row of the table is to be made; questions are asked for one by one or all of a row."""
+        return not self.only or (uid, question_id) in self.only or (uid, "") in self.only
 
     def head(self, num_rows: int) -> Self:
         """Return the part that concerns the fragment's first rows, to try things on; its id is not a table's."""
@@ -47,7 +53,9 @@ class Work:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the work that `to_json` gave (lists in place of tuples are fine)."""
         questions = tuple(Question.from_json(one) for one in values["questions"])
-        return cls(**{**values, "fragment": Fragment.from_json(values["fragment"]), "questions": questions})
+        only = tuple((str(uid), str(question)) for uid, question in values["only"])
+        fragment = Fragment.from_json(values["fragment"])
+        return cls(**{**values, "fragment": fragment, "questions": questions, "only": only})
 
 
 def whole(fragment: Fragment, *, each: int = 1, exact: bool = True) -> Work:

@@ -13,6 +13,7 @@ import pytest
 import ray
 from deltalake import DeltaTable
 
+from pipelines.corpus_settings import CorpusSettings
 from pipelines.inference import stage
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.flow import run_job
@@ -142,18 +143,20 @@ def _read(path: Path) -> str:
         return ""
 
 
-def test_a_fragment_that_keeps_killing_its_workers_stops_the_job(tmp_path: Path) -> None:
-    job = freeze(caption_config(write_corpus(tmp_path / "photos", 3), tmp_path / "out"))
+def test_a_fragment_that_keeps_killing_its_workers_is_rejected_whole(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "photos", 3)
+    job = freeze(caption_config(folder, tmp_path / "out", corpus=CorpusSettings()))
     counter = ray.remote(Attempts).options(num_cpus=0).remote()
-    work = job.works[0]
+    (work,) = job.works
     for _ in range(MAX_ATTEMPTS):
         ray.get(counter.begin.remote(work.work_id))
-    held = InferenceStage.__new__(InferenceStage)
-    held.spec, held.attempts = job.spec, counter
+    spec = replace(job.spec, engine_factory="tests.pipelines.inference.poison:engine")
+    held = InferenceStage(spec, 1, "cpu", counter)
     answer = held({"work": json.dumps(work.to_json())})
-    assert answer["receipt"] == ""
-    assert "has killed 4 workers" in answer["broken"]
+    held.close()
     ray.kill(counter)
+    assert answer["broken"] == ""
+    assert json.loads(answer["receipt"])["rejected"] == {"DECODER_CRASH": 6}
 
 
 def test_a_file_that_changes_under_the_job_stops_it_with_its_own_error(

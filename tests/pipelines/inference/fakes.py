@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from llava_core.checkpoints import read_config, resolve_model
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused
 from llava_core.geometry import Size
@@ -18,6 +19,9 @@ from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import Pixels, RunSettings
 from pipelines.inference.rows import generate_rows
 from pipelines.inference.work import Work
+
+TINY = read_config(resolve_model("tiny"))
+"""Of the embedded model: tiles of 56 pixels."""
 
 
 class EchoEngine:
@@ -63,6 +67,10 @@ class FakeDecoder:
         """One answer for each file, in order."""
         return [self._decode(data) for data in files]
 
+    def details(self, files: Sequence[bytes]) -> list[int]:
+        """The length of a file stands for its detail."""
+        return [len(data) for data in files]
+
     def _decode(self, data: bytes) -> Any:
         if data == b"bad" or data.startswith(b"image "):
             return data
@@ -93,7 +101,8 @@ def run_settings(**changes: Any) -> RunSettings:
         "sampling": SamplingConfig(max_new_tokens=7),
         "resolution": "medium",
         "max_tiles": None,
-        "tile_side": 56,
+        "visual_budget": None,
+        "config": TINY,
         "chunk_rows": 3,
     }
     return RunSettings(**(values | changes))

@@ -146,6 +146,7 @@ def test_every_column_of_an_ok_row() -> None:
         "num_output_tokens": 3,
         "mean_logprob": -0.25,
         "min_logprob": -0.5,
+        "max_tiles": 2,
         "grid_rows": 2,
         "grid_cols": 1,
         "image_height": 30,

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
 from pipelines.fragments import CorpusRow
+from pipelines.inference import prepare
 from pipelines.reasons import ROW_REASONS
 from schemas.caption import CAPTION
 from tests.pipelines.inference.fakes import EchoEngine, caption_rows, corpus_row, photo, run_settings
@@ -51,6 +53,7 @@ def test_every_column_of_an_ok_row() -> None:
         "num_output_tokens": 4,
         "mean_logprob": -1.5,
         "min_logprob": -3.0,
+        "max_tiles": 2,
         "grid_rows": 2,
         "grid_cols": 1,
         "image_height": 33,
@@ -90,15 +93,17 @@ def test_auto_decodes_once_and_lets_each_image_decide() -> None:
     ]
     settings = run_settings(resolution="auto", max_tiles=4, chunk_rows=9)
     table = caption_rows(rows, engine, settings)
-    assert [request.max_tiles for request in engine.calls[0]] == [2, 4, 4]
-    first = engine.calls[0][0].images[0]
+    sent = {request.request_id: request for request in engine.calls[0]}
+    assert [sent[f"uid{at}/0"].max_tiles for at in range(3)] == [2, 4, 4]
+    first = sent["uid0/0"].images[0]
     assert isinstance(first, np.ndarray)
     assert (first.shape, first.dtype) == ((112, 60, 3), np.uint8)
     assert table["error"].to_pylist() == [None, None, None, "NOT_IMAGE"]
 
 
-def test_images_are_read_only_as_chunks_are_reached() -> None:
+def test_images_are_read_only_as_chunks_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fragment of 1,024 photos must not be in memory at once."""
+    monkeypatch.setattr(prepare, "WINDOW_ROWS", 3)
     engine = EchoEngine()
     seen: list[int] = []
 
@@ -109,7 +114,7 @@ def test_images_are_read_only_as_chunks_are_reached() -> None:
 
     caption_rows(reading(), engine, run_settings(chunk_rows=3))
     # a chunk is prepared while the engine has the one before, and one more waits
-    assert all(called >= number // 3 - 2 for number, called in enumerate(seen)), seen
+    assert all(called >= number // 3 - 3 for number, called in enumerate(seen)), seen
     assert seen[9:] != [0] * 6, seen
 
 

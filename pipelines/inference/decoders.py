@@ -1,0 +1,73 @@
+"""Processes that decode for one engine: as many as keep up with it, each of which may die (`pipelines.sandbox`).
+
+Engines and decoders are scaled apart: `runtime.plan_workers` says how many engines there are, `decoders_for` how many
+decoders each has; up to 4 cores it is one. What this does *not* do: decide what becomes of a refused image (`prepare`).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from llava_core.errors import ImageRefused
+from pipelines.inference.budget import DETAIL
+from pipelines.inference.prepare import Pixels
+from pipelines.sandbox import PIXELS, Sandbox, SandboxSettings
+
+T = TypeVar("T")
+FEW_CORES = 4
+"""Up to here an engine and one decoder share all cores."""
+
+
+def decoders_for(threads: int, *, on_gpu: bool) -> int:
+    """How many decoders keep up with one engine.
+
+    Args:
+        threads: cores that an engine has as its share.
+        on_gpu: the engine leaves its cores alone.
+
+    Example:
+        >>> decoders_for(2, on_gpu=False), decoders_for(16, on_gpu=False), decoders_for(16, on_gpu=True)
+        (1, 2, 14)
+    """
+    if threads <= FEW_CORES:
+        return 1
+    return threads - 2 if on_gpu else max(1, threads // 8)
+
+
+class Decoders:
+    """Sandboxes that share the images of each call. Close them at the end.
+
+    Args:
+        settings: limits of each.
+        count: of them.
+        tile_side: of the model, for `details`.
+    """
+
+    def __init__(self, settings: SandboxSettings, count: int, tile_side: int) -> None:
+        self._pixels = [Sandbox(settings, PIXELS) for _ in range(count)]
+        self._details = [Sandbox(settings, DETAIL, {"tile_side": tile_side}) for _ in range(count)]
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+
+    def decode(self, files: Sequence[bytes]) -> list[Pixels | ImageRefused]:
+        """For each image, in order, uint8[H, W, 3] or why it was refused."""
+        return self._shared(self._pixels, files, lambda sandbox, part: sandbox.decode(part))
+
+    def details(self, files: Sequence[bytes]) -> list[int]:
+        """For each image, in order, `lost_detail`; 0 for one that is refused."""
+        found = self._shared(self._details, files, lambda sandbox, part: sandbox.run(part))
+        return [0 if isinstance(one, ImageRefused) else int(one.values["detail"]) for one in found]
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown()
+        for sandbox in (*self._pixels, *self._details):
+            sandbox.close()
+
+    def _shared(
+        self, sandboxes: Sequence[Sandbox], files: Sequence[bytes], call: Callable[[Sandbox, Sequence[bytes]], list[T]]
+    ) -> list[T]:
+        """Give each sandbox every n-th image, and put the answers in order again."""
+        count = min(len(sandboxes), len(files)) or 1
+        jobs = [self._pool.submit(call, sandboxes[at], files[at::count]) for at in range(count)]
+        parts = [job.result() for job in jobs]
+        return [parts[at % count][at // count] for at in range(len(files))]

@@ -1,0 +1,182 @@
+"""The process that holds an engine, apart from everything that must survive it.
+
+    in   {"requests": […], "images": number}, then so many times: [height, width] as JSON, uint8[H, W, 3]
+    out  {"results": […]}, {"failed": text} or {"broken": text}; an empty frame each second in which a layer ran
+
+"failed" is what an engine raised over these requests; "broken" is an error of this project's own, and stops the job.
+A request for the image that another one has too names it by its place, so that it is sent once. The process ends with
+its owner, whatever it is doing. What it does *not* do: decide what becomes of requests that ended it (`engine_guard`).
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from llava_core.checkpoints import load_model
+from llava_core.engine import ENGINES
+from llava_core.engine.types import Request, Result, SamplingConfig
+from llava_core.errors import TesseraError
+from llava_core.geometry import Size
+from llava_core.processor import LLaVAProcessor
+from pipelines.child import Buffer, read_frame, take_stdout, write_frame
+from pipelines.inference.rows import Generator
+
+PULSE_SECONDS = 1.0
+"""Between two signs of life."""
+
+Beat = Callable[[], None]
+
+
+def pack_requests(requests: Sequence[Request]) -> list[Buffer]:
+    """Frames of some requests, whose images are decoded; each image once, however many requests have it."""
+    places: dict[int, int] = {}
+    images: list[Any] = []
+    packed = []
+    for request in requests:
+        own = []
+        for image in request.images:
+            if id(image) not in places:
+                places[id(image)] = len(images)
+                images.append(image)
+            own.append(places[id(image)])
+        packed.append(
+            {
+                "request_id": request.request_id,
+                "prompt": request.prompt,
+                "images": own,
+                "sampling": dataclasses.asdict(request.sampling),
+                "max_tiles": request.max_tiles,
+            }
+        )
+    frames: list[Buffer] = [json.dumps({"requests": packed, "images": len(images)}).encode()]
+    for image in images:
+        frames += [json.dumps(image.shape[:2]).encode(), np.ascontiguousarray(image).data.cast("B")]
+    return frames
+
+
+def unpack_requests(frames: Iterator[Buffer]) -> list[Request]:
+    """The requests that `pack_requests` made frames of."""
+    head = json.loads(bytes(next(frames)))
+    images = []
+    for _ in range(head["images"]):
+        height, width = json.loads(bytes(next(frames)))
+        # a copy, because torch wants an array that may be written to
+        images.append(np.frombuffer(next(frames), np.uint8).reshape(height, width, 3).copy())
+    return [
+        Request(
+            request_id=one["request_id"],
+            prompt=one["prompt"],
+            images=tuple(images[place] for place in one["images"]),
+            sampling=SamplingConfig(**one["sampling"] | {"stop": tuple(one["sampling"]["stop"])}),
+            max_tiles=one["max_tiles"],
+        )
+        for one in head["requests"]
+    ]
+
+
+def result_of(values: Mapping[str, Any]) -> Result:
+    """Return the result whose `dataclasses.asdict` went through JSON."""
+    sizes = {name: tuple(Size(*one) for one in values[name]) for name in ("image_sizes", "grids")}
+    plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+    return Result(**plain | sizes)
+
+
+def load_engine(spec: Mapping[str, Any], beat: Beat) -> Generator:
+    """Load a checkpoint and put an engine around it.
+
+    Args:
+        spec: `engine_guard.EngineSpec`, as JSON.
+        beat: called whenever the tower or the language model begins a pass.
+
+    Raises:
+        CheckpointRefused: with the reason.
+    """
+    torch.set_num_threads(spec["threads"])
+    device, folder = spec["device"], spec["folder"]
+    auto = "bfloat16" if device.startswith("cuda") else "float32"
+    dtype = getattr(torch, auto if spec["dtype"] == "auto" else spec["dtype"])
+    model = load_model(folder, dtype=dtype, device=device)
+    parts: tuple[Any, ...] = (model.image_processor, model.language_model)
+    for part in parts:
+        if part is not None:
+            # the first projection of the first layer: whatever drives the layers, each pass goes through it
+            first = next(module for module in part.modules() if isinstance(module, torch.nn.Linear))
+            first.register_forward_pre_hook(lambda *_: beat())
+    engine = ENGINES[spec["engine"]]
+    return engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec["batch_size"], device=device)
+
+
+class _Replies:
+    """Frames to the owner, with a sign of life between them; ends the process when the owner has gone."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._lock = stream, threading.Lock()
+        self._owner = os.getppid()
+        self._alive = False
+        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+
+    def beat(self) -> None:
+        """Note that the engine moves."""
+        self._alive = True
+
+    def send(self, values: Mapping[str, Any]) -> None:
+        """Send one answer."""
+        self._write(json.dumps(values).encode())
+
+    def _pulse(self) -> None:
+        waiting = threading.Event()
+        while not waiting.wait(PULSE_SECONDS):
+            if os.getppid() != self._owner:
+                os._exit(0)
+            if self._alive:
+                self._alive = False
+                self._write(b"")
+
+    def _write(self, frame: bytes) -> None:
+        with self._lock, suppress(BrokenPipeError):
+            write_frame(self._stream, frame)
+            self._stream.flush()
+
+
+def main(spec: dict[str, Any]) -> None:
+    """Serve until the input ends."""
+    replies = _Replies(take_stdout())
+    with suppress(OSError):
+        # where the machine runs out of memory, this process goes and its owner says why
+        Path("/proc/self/oom_score_adj").write_text("900")
+    module, _, function = spec["factory"].partition(":")
+    try:
+        engine: Generator = getattr(import_module(module), function)(spec, replies.beat)
+    except TesseraError as error:
+        replies.send({"broken": f"{type(error).__name__}: {error}"})
+        return
+    replies.send({"ready": True})
+    frames = iter(lambda: read_frame(sys.stdin.buffer), None)
+    while True:
+        try:
+            requests = unpack_requests(frames)
+        except StopIteration:
+            return
+        try:
+            results = engine.generate(requests)
+        except TesseraError as error:
+            replies.send({"broken": f"{type(error).__name__}: {error}"})
+        except Exception as error:  # an engine's own fault, over rows that have to be found
+            memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            replies.send({"failed": f"{type(error).__name__}: {error}"[:2000], "memory": memory})
+        else:
+            replies.send({"results": [dataclasses.asdict(one) for one in results]})
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,36 @@
+"""`--retry-rejected`: rejected rows of a run are made again, and take the place of the old ones.
+
+The fragment stays committed as it is; one commit takes its rejected rows out and puts in what became of them. So each
+row is in the table exactly once, at every moment. What this does *not* do: touch rows that are fine.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pyarrow.dataset as ds
+
+from pipelines.inference.job import InferenceJob
+from pipelines.inference.work import Work
+from pipelines.tables import open_table
+
+
+def rejected_works(job: InferenceJob) -> list[Work]:
+    """Return the work of a run that has rejected rows in the table, narrowed to them."""
+    spec = job.spec
+    table = open_table(spec.table_uri, spec.storage_options)
+    if table is None:
+        return []
+    has_questions = "question_id" in spec.inquiry.schema.names
+    columns = ["uid", "fragment_id", *(["question_id"] if has_questions else [])]
+    wanted = (ds.field("run_id") == job.run_id) & (ds.field("status") == "rejected")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for batch in table.to_pyarrow_dataset().to_batches(columns=columns, filter=wanted):
+        for row in batch.to_pylist():
+            found.setdefault(row["fragment_id"], []).append((row["uid"], row.get("question_id", "")))
+    return [narrowed(work, found[work.work_id]) for work in job.works if work.work_id in found]
+
+
+def narrowed(work: Work, rows: Sequence[tuple[str, str]]) -> Work:
+    """Return work that makes only some rows of the table, by uid and question."""
+    exact = all(question for _, question in rows) or work.exact
+    return dataclasses.replace(work, only=tuple(sorted(rows)), num_rows=len(rows), exact=exact)

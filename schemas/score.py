@@ -74,6 +74,7 @@ SCORE = pa.schema(
         *(pa.field(name, pa.float32()) for name in CARRIED),
         pa.field("model_scores", pa.map_(pa.string(), pa.float32())),
         *_PLAN,
+        pa.field("embedding", pa.list_(pa.float32())),
     ]
 )
 """`row_index`: the row within its fragment. `source`: where the row comes from, for composition, quotas and survivors.
@@ -87,4 +88,6 @@ as a signed number. `num_images`, `file_bytes`, `n_tiles` and `n_image_tokens` a
 of caption or conversation, for people; a row without any has null here and the measures of an empty text. Text columns:
 see `pipelines.curation.text_measures`; `num_turns` is null for a plain caption. `CARRIED`: as the corpus has them, null
 where it has none. `model_scores`: by name, of scorers that were asked for. `n_text_tokens`: by the model's tokenizer,
-else a quarter of the UTF-8 bytes. All of it is null in a rejected row, but for what says which row it is and why."""
+else a quarter of the UTF-8 bytes.
+`embedding`: of a scorer that gives one; semantic duplicates are found by it. All of it is null in a rejected row, but
+for what says which row it is and why."""

@@ -1,8 +1,11 @@
 """Stage 2 between tables: what is new in `scores` against what was clustered before, `clusters` replaced in one commit.
 
 *Incremental*: survivors of earlier calls are an index that new rows are matched against and stay survivors, because
-their shards may be in use. All is clustered anew where that cannot be: other settings, or a survivor that is gone
-while its copies are not. What this does *not* do: decide what is the same (`dedupe`), drop rows (`select`).
+their shards may be in use. All is clustered anew where that cannot be: other settings, a survivor that is gone
+while its copies are not, or embeddings, since semantic duplicates are not matched against earlier ones.
+
+Up to `DedupeConfig.local_rows` new rows are deduplicated here, more by Ray Data's shuffle.
+What this does *not* do: decide what is the same (`dedupe`), drop rows (`select`).
 """
 
 import dataclasses
@@ -11,10 +14,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
+from ray.data import Dataset
 
 from pipelines import record
-from pipelines.curation.dedupe import DedupeConfig, count_clusters, dedupe_table
+from pipelines.curation.dedupe import DedupeConfig, count_clusters, dedupe_dataset, dedupe_table
+from pipelines.curation.near_stage import tables_of
 from pipelines.curation.select_stage import read_rows, table_digest
+from pipelines.curation.semantic_stage import semantic_dataset, semantic_table
 from pipelines.parts import write_fragment
 from pipelines.tables import open_table
 from pipelines.upkeep import replace_table
@@ -90,12 +97,15 @@ def cluster_stage(work: ClusterWork) -> Clustered:
     rows = read_rows(work.scores_uri, columns, run_id=work.scores_run, storage_options=options)
     rows = rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]).combine_chunks()
     earlier = _earlier(work, base)
-    kept = None if earlier is None else still_there(earlier, rows)
+    embeddings = _embeddings(work)
+    kept = None if earlier is None or embeddings.num_rows else still_there(earlier, rows)
     against = _references(work)
     if kept is None:
-        clusters, fresh = dedupe_table(rows, work.config, against=against, vetoes=work.vetoes)[0], rows.num_rows
+        clusters, fresh = deduplicate(rows, work.config, against=against, vetoes=work.vetoes), rows.num_rows
     else:
         clusters, fresh = grow(kept, rows, work.config, against, work.vetoes)
+    if embeddings.num_rows:
+        clusters = drop_semantic(clusters, rows, embeddings, work.config)
     _write(clusters, rows, work, base, run_id)
     return Clustered(run_id=run_id, fresh=fresh, incremental=kept is not None, counts=count_clusters([clusters]))
 
@@ -111,9 +121,12 @@ def clusters_run(work: ClusterWork) -> str:
 
 def base_id(work: ClusterWork) -> str:
     """Name everything but the rows that changes clusters: what earlier clusters must share to be an index."""
+    config = dataclasses.asdict(work.config)
+    # where it is done changes nothing
+    del config["local_rows"]
     identity = {
         "stage": ["dedupe", STAGE_VERSION],
-        "config": dataclasses.asdict(work.config),
+        "config": config,
         "probe": work.scores_run,
         "vetoes": sorted(work.vetoes),
         "references": [[run, table_digest(uri, work.storage_options)] for uri, run in work.references],
@@ -159,8 +172,56 @@ def grow(
     survivors = kept.filter(pc.equal(kept["role"], ClusterRole.SURVIVOR))
     index = rows.take(pc.index_in(survivors["uid"], value_set=rows["uid"].combine_chunks()))
     index = index.append_column("cluster_id", survivors["cluster_id"])
-    added, _ = dedupe_table(fresh, config, index=index, against=against, vetoes=vetoes)
+    added = deduplicate(fresh, config, index=index, against=against, vetoes=vetoes)
     return pa.concat_tables([kept, added]).sort_by("uid").combine_chunks(), fresh.num_rows
+
+
+def deduplicate(
+    rows: pa.Table,
+    config: DedupeConfig,
+    *,
+    index: pa.Table | None = None,
+    against: pa.Table | None = None,
+    vetoes: frozenset[str] = frozenset(),
+) -> pa.Table:
+    """Find survivors here, or of many rows on Ray Data; arguments as of `dedupe_table`.
+
+    Returns:
+        CLUSTER, ascending by uid.
+    """
+    if rows.num_rows <= config.local_rows:
+        return dedupe_table(rows, config, index=index, against=against, vetoes=vetoes)[0]
+    others = [None if table is None or not table.num_rows else _blocks(table) for table in (index, against)]
+    found, _ = dedupe_dataset(_blocks(rows), config, index=others[0], against=others[1], vetoes=vetoes)
+    return _collected(found)
+
+
+def drop_semantic(clusters: pa.Table, rows: pa.Table, embeddings: pa.Table, config: DedupeConfig) -> pa.Table:
+    """Drop semantic duplicates here, or of many rows on Ray Data; arguments as of `semantic_table`."""
+    if rows.num_rows <= config.local_rows:
+        return semantic_table(clusters, rows, embeddings, config, config.semantic)
+    found = semantic_dataset(_blocks(clusters), _blocks(rows), _blocks(embeddings), config, config.semantic)
+    return _collected(found)
+
+
+def _blocks(table: pa.Table) -> Dataset:
+    found: Dataset = ray.data.from_arrow(
+        [table.slice(at, BLOCK_ROWS).combine_chunks() for at in range(0, table.num_rows, BLOCK_ROWS)]
+    )
+    return found
+
+
+def _collected(clusters: Dataset) -> pa.Table:
+    blocks = [block.cast(CLUSTER) for block in tables_of(clusters) if block.num_rows]
+    return pa.concat_tables([CLUSTER.empty_table(), *blocks]).sort_by("uid").combine_chunks()
+
+
+def _embeddings(work: ClusterWork) -> pa.Table:
+    """uid and embedding of the rows that have one."""
+    columns = ["uid", "status", "embedding"]
+    rows = read_rows(work.scores_uri, columns, run_id=work.scores_run, storage_options=work.storage_options)
+    held = pc.and_(pc.equal(rows["status"], "ok"), pc.is_valid(rows["embedding"]))
+    return rows.filter(held).drop_columns(["status"]).combine_chunks()
 
 
 def _is_current(work: ClusterWork, run_id: str) -> bool:

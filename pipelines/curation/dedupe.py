@@ -20,6 +20,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
+from llava_core.config import check_at_least
 from pipelines.curation.blocks import Blocks, Hashes, distinct
 from pipelines.curation.clusters import (
     FRESH,
@@ -38,6 +39,7 @@ from pipelines.curation.clusters import (
 from pipelines.curation.components import component_labels
 from pipelines.curation.near import NearConfig, NearPairs, among, near_pairs
 from pipelines.curation.near_stage import BATCH_ROWS, NO_HASHES, search_pairs, tables_of
+from pipelines.curation.semantic import SemanticConfig
 from pipelines.curation.survivors import SurvivorPolicy
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,14 @@ class DedupeConfig:
     """Perceptual near-duplicates."""
     survivor: SurvivorPolicy = field(default_factory=SurvivorPolicy)
     """The best of several copies."""
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    """Different pictures of one thing; of rows that have an embedding, see `--scorers`."""
+    local_rows: int = 1_000_000
+    """Up to so many new rows are deduplicated in one process, more by Ray Data's shuffle; the rows that come out are
+    the same."""
+
+    def __post_init__(self) -> None:
+        check_at_least("dedupe", "local_rows", self.local_rows, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

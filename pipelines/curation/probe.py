@@ -27,7 +27,7 @@ from llava_core.prompts import render
 from pipelines.curation.hashes import HASH_BYTES
 from pipelines.curation.look import ImageFacts
 from pipelines.curation.looker import Looked, Looker
-from pipelines.curation.scorers import Scorer
+from pipelines.curation.scorers import EMBEDDING, Scorer
 from pipelines.curation.text_measures import measure_text
 from pipelines.fragments import CorpusRow, printable
 from pipelines.sandbox import SandboxSettings
@@ -275,6 +275,10 @@ def _add_scores(
     scores: dict[int, list[tuple[str, float | None]]] = {at: [] for at in places}
     for scorer in scorers:
         for name, values in scorer(stacked, texts).items():
+            if name == EMBEDDING:
+                for at, vector in zip(places, values, strict=True):
+                    records[at].setdefault(name, [float(value) for value in vector])
+                continue
             for at, value in zip(places, values, strict=True):
                 scores[at].append((name, float(value) if math.isfinite(value) else None))
     for at, named in scores.items():

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from llava_core.errors import ConfigError
 
+EMBEDDING = "embedding"
+"""Name under which a scorer gives vectors; dedupe compares them, see `semantic`."""
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -29,7 +32,8 @@ class Scorer(Protocol):
             texts: B captions, "" where there is none.
 
         Returns:
-            Name → float32[B]; NaN where there is no score.
+            Name → float32[B]; NaN where there is no score. `EMBEDDING` → float32[B, D]; the first
+            scorer's that gives it is taken.
         """
         ...
 
@@ -101,5 +105,18 @@ class ClipScorer:
                 pixel_values=(pixels - self._mean) / self._std,
             )
             cosines = (found.image_embeds * found.text_embeds).sum(-1)
+        self._last = found.image_embeds.float().numpy()
         blank = np.array([not text.strip() for text in texts])
         return {"clip_similarity": np.where(blank, np.float32("nan"), cosines.float().numpy())}
+
+
+class ClipEmbedder(ClipScorer):
+    """`ClipScorer` that gives the embeddings of images too, so that semantic duplicates are found.
+
+    Args:
+        model: folder or hub name of a transformers CLIP model.
+    """
+
+    def __call__(self, squares: NDArray[np.uint8], texts: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        """Score and embed B images."""
+        return {**super().__call__(squares, texts), EMBEDDING: self._last}

@@ -189,7 +189,9 @@ class Mean:
 
     def __call__(self, squares: Any, texts: Any) -> dict[str, Any]:
         assert squares.shape[1:] == (self.side, self.side, 3)
-        return {"red": squares[..., 0].mean(axis=(1, 2)), "chars": np.array([len(text) or np.nan for text in texts])}
+        reds = squares[..., 0].mean(axis=(1, 2))
+        vectors = np.stack([reds, 255 - reds], axis=1)
+        return {"red": reds, "embedding": vectors, "chars": np.array([len(text) or np.nan for text in texts])}
 
 
 def test_scorers_are_any_class_and_skip_rejected_rows() -> None:
@@ -199,7 +201,9 @@ def test_scorers_are_any_class_and_skip_rejected_rows() -> None:
     with Looker(SandboxSettings(), square=20) as sandbox:
         found = probed(rows, sandbox, scorers=scorers)
     assert dict(found[0]["model_scores"]) == {"red": 10.0, "chars": 16.0}
+    assert found[0]["embedding"] == [10.0, 245.0]
     assert found[1]["model_scores"] is None
+    assert found[1]["embedding"] is None
     assert dict(found[2]["model_scores"]) == {"red": 200.0, "chars": None}
     for name in ("nowhere:Thing", "json:dumps", "tests.pipelines.curation.test_probe"):
         with pytest.raises(ConfigError, match=r"scorer"):
@@ -226,10 +230,11 @@ def test_clip_similarity_is_the_cosine_of_transformers_own_embeddings(tmp_path: 
     model = CLIPModel(config).eval()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    (scorer,) = load_scorers([f"pipelines.curation.scorers:ClipScorer={tmp_path}"])
+    (scorer,) = load_scorers([f"pipelines.curation.scorers:ClipEmbedder={tmp_path}"])
     squares = np.stack([scene(1, 28, 28), scene(2, 28, 28), scene(3, 28, 28)])
     texts = ["a red fox", "", "a very long caption " * 9]
-    found = scorer(squares, texts)["clip_similarity"]
+    answer = scorer(squares, texts)
+    found = answer["clip_similarity"]
     assert scorer.side == 28
     assert np.isnan(found).tolist() == [False, True, False]
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
@@ -239,6 +244,8 @@ def test_clip_similarity_is_the_cosine_of_transformers_own_embeddings(tmp_path: 
         with torch.no_grad():
             out = model(**words, pixel_values=pixels)
         expected = float(out.logits_per_image.detach() / model.logit_scale.detach().exp())
+        unit = out.image_embeds[0].detach().numpy()
+        assert answer["embedding"][at] == pytest.approx(unit, abs=1e-5)
         # measured: below 1e-6
         assert found[at] == pytest.approx(expected, abs=1e-5)
 

@@ -106,7 +106,10 @@ class Runner:
     def decode(self, running: Sequence[Running]) -> None:
         """Choose one more token for each running request."""
         rows = [Row(s.generated[-1:], cache_of(s), None if s.prefix is None else s.prefix.cache) for s in running]
-        self._take(running, self._run_job(rows, len(rows)))
+        # A model may say the word that stands for images; said, it is a word like any other.
+        ids = torch.tensor([row.ids for row in rows], device=self.model.device)
+        embeds = self.model.language_model.get_input_embeddings()(ids)
+        self._take(running, self._pass([Piece(row, 0, 1) for row in rows], embeds.transpose(0, 1)))
 
     def _run(self, rows: Sequence[Row], pass_tokens: int) -> Tensor:
         """Run rows in passes of at most so many tokens, and return float[R, V] of the last tokens that are wanted."""

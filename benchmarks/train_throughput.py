@@ -1,0 +1,246 @@
+"""Training throughput: packed rows of `pipelines.training` against transformers' `Trainer` on padded batches.
+
+Same weights (LlavaNext of about 6 M parameters, tiles of 112 pixels), same samples in every step, same precision (bf16
+autocast), AdamW, all parts training; photos of mixed resolutions and aspect ratios, answers of mixed lengths. The
+vocabulary is small, so that logits, of which we make only those of targets, have the share that they have in a 7B.
+Rates are image and answer tokens a second over whole steps, data loading included; the first step of each run is left
+out. transformers runs its `LlavaNextProcessor` with the PIL image processor, with and without a loader process; the
+better of both counts. Also: the share of non-padding tokens, and how fast loading alone would feed the step.
+"""
+
+import io
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from models import PINPOINTS, photos, size_in_millions
+from PIL import Image
+from report import report
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from llava_core.checkpoints.untrained import byte_tokenizer
+from llava_core.processor import LLaVAProcessor
+from pipelines.training.data import Cursor, StepStream
+from pipelines.training.loader import Loader
+from pipelines.training.loop import StageWork, run_stage
+from pipelines.training.packing import cost_of
+from pipelines.training.samples import Sample, Sampler
+from pipelines.training.sources import index_inputs, open_source
+from pipelines.training.stages import Stage
+
+TILE, SAMPLES, BATCH, ROUNDS = 112, 64, 8, 2
+PARTS = ("vision_tower", "projector", "newline", "language_model")
+
+
+def write_model(folder: Path) -> None:
+    """The model for both sides, in transformers' layout."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    pinpoints = [[h // 3, w // 3] for h, w in PINPOINTS]
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=6,
+            num_attention_heads=3,
+            image_size=TILE,
+            patch_size=14,
+            projection_dim=192,
+        ),
+        text_config=LlamaConfig(
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            vocab_size=320,
+            max_position_embeddings=4096,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    model = LlavaNextForConditionalGeneration(config)
+    print(f"{size_in_millions(model):.1f} M parameters, {torch.get_num_threads()} threads")
+    model.save_pretrained(folder)
+    side = {"height": TILE, "width": TILE}
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": TILE}, crop_size=side, image_grid_pinpoints=pinpoints)
+    LlavaNextProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+
+
+def write_data(folder: Path) -> str:
+    """LLaVA JSON of photos between 100 and 530 pixels, with answers of 10 to 300 characters."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, data in enumerate(photos(SAMPLES)):
+        image = Image.open(io.BytesIO(data))
+        image.resize((max(image.width // 3, 1), max(image.height // 3, 1))).save(folder / f"{number}.jpg", quality=90)
+        answer = "It shows a photograph. " * int(rng.integers(1, 14))
+        turns = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": answer.strip()}]
+        rows.append({"id": str(number), "image": f"{number}.jpg", "conversations": turns})
+    (folder / "data.json").write_text(json.dumps(rows))
+    return str(folder / "data.json")
+
+
+def stage() -> Stage:
+    """What both sides train."""
+    return Stage(name="all", learning_rates=dict.fromkeys(PARTS, 1e-4), batch_size=BATCH, row_tokens=4096)
+
+
+def stream(model: Path, data: str) -> tuple[StepStream, LLaVAProcessor]:
+    """The samples in their order, which transformers' side follows too."""
+    processor = LLaVAProcessor.from_pretrained(model)
+    sources = [open_source(index_inputs([data])[0])]
+    sampler = Sampler(processor, stage())
+    return StepStream(sources, (), sampler, batch_size=BATCH, epochs=1.0, seed=0), processor
+
+
+def ours(model: Path, data: str, output: Path) -> list[dict[str, Any]]:
+    """Train a stage as a worker does; the metrics of each step but the first."""
+    work = StageWork(
+        stage=stage(),
+        number=0,
+        model=str(model),
+        inputs=index_inputs([data]),
+        output=str(output),
+        folder=str(output),
+        identity="benchmark",
+        seed=0,
+        checkpoint_steps=10_000,
+    )
+    run_stage(work, torch.device("cpu"))
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()][1:]
+
+
+class StepClock(TrainerCallback):
+    """Notes when each step of a `Trainer` ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+
+
+def theirs(model: Path, samples: list[Sample], workers: int, output: Path) -> tuple[list[float], float]:
+    """Train the same samples with `Trainer`: seconds of each step but the first, and the share that is no padding."""
+    processor = LlavaNextProcessor.from_pretrained(model, backend="pil")
+    tokens = [0, 0]
+
+    def collate(chosen: list[Sample]) -> dict[str, torch.Tensor]:
+        images = [Image.open(io.BytesIO(sample.row.load()[0])).convert("RGB") for sample in chosen]
+        texts = [
+            processor.tokenizer.decode(_collapsed(sample, processor), skip_special_tokens=False) for sample in chosen
+        ]
+        inputs = processor(
+            images=images, text=texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+        )
+        labels = torch.full_like(inputs["input_ids"], -100)
+        for row, sample in zip(labels, chosen, strict=True):
+            row[: sample.num_tokens] = torch.tensor(sample.labels)
+        for row, sample in zip(inputs["input_ids"], chosen, strict=True):
+            if row[: sample.num_tokens].tolist() != list(sample.input_ids):
+                raise RuntimeError(f"sample {sample.row.uid} has other ids on transformers' side")
+        tokens[0] += int(inputs["attention_mask"].sum())
+        tokens[1] += inputs["attention_mask"].numel()
+        return {**inputs, "labels": labels}
+
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        learning_rate=1e-4,
+        use_cpu=True,
+        bf16=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=workers,
+        train_sampling_strategy="sequential",
+        disable_tqdm=True,
+        weight_decay=0.0,
+    )
+    clock = StepClock()
+    hf = LlavaNextForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
+    Trainer(model=hf, args=arguments, train_dataset=samples, data_collator=collate, callbacks=[clock]).train()
+    return np.diff(clock.ends).tolist(), tokens[0] / max(tokens[1], 1)
+
+
+def _collapsed(sample: Sample, processor: LlavaNextProcessor) -> list[int]:
+    """Ids with one placeholder for each image, as transformers' processor wants them."""
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    ids = list(sample.input_ids)
+    return [token for at, token in enumerate(ids) if token != image or at == 0 or ids[at - 1] != image]
+
+
+def main() -> int:
+    """Measure both sides in turn, and report."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = folder / "model"
+        write_model(model)
+        data = write_data(folder)
+        steps, processor = stream(model, data)
+        samples = [sample for chosen, _, _ in steps.steps(Cursor()) for sample in chosen]
+        assert len(samples) == SAMPLES
+        image = processor.config.image_token_id
+        counted = sum(s.input_ids.count(image) + s.num_targets for s in samples[BATCH:])
+        times: dict[str, list[float]] = {"ours": [], "Trainer": [], "Trainer, a loader process": []}
+        lines: list[dict[str, Any]] = []
+        padding = 0.0
+        for number in range(ROUNDS):
+            mine = ours(model, data, folder / f"ours{number}")
+            lines += mine
+            times["ours"].append(sum(line["seconds"] for line in mine))
+            for workers, name in ((0, "Trainer"), (1, "Trainer, a loader process")):
+                seconds, share = theirs(model, samples, workers, folder / f"theirs{number}")
+                times[name].append(sum(seconds))
+                padding = share or padding
+            print({name: f"{counted / seconds[-1]:.0f} tokens/s" for name, seconds in times.items()}, flush=True)
+        began = time.perf_counter()
+        layers = 5
+        loader = Loader(steps, processor, cost_of(processor.config, layers), rank=0, world_size=1)
+        loaded = sum(len(step.uids) for step in loader.steps(Cursor()))
+        loading = loaded / (time.perf_counter() - began)
+    best = min(("Trainer", "Trainer, a loader process"), key=lambda name: min(times[name]))
+    consumed = (SAMPLES - BATCH) / min(times["ours"])
+    wait = sum(line["data_wait"] * line["seconds"] for line in lines) / sum(line["seconds"] for line in lines)
+    filled = sum(line["non_padding"] for line in lines) / len(lines)
+    peer = f"transformers {best}, {100 * padding:.0f} % non-padding"
+    claim = "training, image and answer tokens/s on mixed resolutions"
+    holds = [
+        report(claim, min(times[best]) / min(times["ours"]), "x", ">= 2", peer),
+        report("tokens of training rows that are no padding", 100 * filled, "%", ">= 95", "all tokens of the rows"),
+        report("loading alone against what the training step consumes", loading / consumed, "x", ">= 10", "the step"),
+        report("training step's time spent waiting for data", 100 * wait, "%", "<= 2", "the whole step"),
+    ]
+    return int(not all(holds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

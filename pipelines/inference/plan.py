@@ -83,8 +83,8 @@ def padded_share(prompts: Sequence[int], batch_size: int) -> float:
     """Share of a padded prefill that would be padding: prompts sorted by length, in batches.
 
     Example:
-        >>> padded_share([10, 30, 20, 20], 2)
-        0.1111111111111111
+        >>> round(padded_share([10, 30, 20, 20], 2), 3)
+        0.2
     """
     ordered = sorted(prompts)
     batches = [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]

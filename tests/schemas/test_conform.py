@@ -75,8 +75,8 @@ def test_a_column_of_nulls_fits_any_nullable_type() -> None:
 def test_captions_have_no_clock_and_the_columns_that_were_agreed() -> None:
     assert CAPTION.names == [
         *("uid", "uri", "fragment_id", "run_id", "status", "prompt", "text", "finish_reason", "num_prompt_tokens"),
-        *("num_image_tokens", "num_output_tokens", "mean_logprob", "min_logprob", "grid_rows", "grid_cols"),
-        *("image_height", "image_width", "model", "model_revision", "error", "error_detail"),
+        *("num_image_tokens", "num_output_tokens", "mean_logprob", "min_logprob", "max_tiles", "grid_rows"),
+        *("grid_cols", "image_height", "image_width", "model", "model_revision", "error", "error_detail"),
     ]
     assert not any(pa.types.is_temporal(field.type) for field in (*CAPTION, *CORPUS))
     required = {field.name for field in CAPTION if not field.nullable}

@@ -1,0 +1,26 @@
+"""A driver with an engine of `tests.pipelines.inference.poison`: `poison_driver.py INPUT OUTPUT STALL_TIMEOUT`.
+
+For a test of what leaves workers busy: they end with this process, which has a Ray of its own.
+"""
+
+import sys
+from dataclasses import replace
+
+from pipelines.corpus_settings import CorpusSettings
+from pipelines.inference import flow
+from pipelines.inference.config import CaptionConfig
+from pipelines.inference.job import InferenceJob, freeze
+from tests.e2e.caption_cases import caption_config
+
+
+def freeze_poisoned(config: CaptionConfig) -> InferenceJob:
+    """The job, its engine another one."""
+    job = freeze(config)
+    return replace(job, spec=replace(job.spec, engine_factory="tests.pipelines.inference.poison:engine"))
+
+
+if __name__ == "__main__":
+    folder, output, stall_timeout = sys.argv[1:]
+    flow.freeze = freeze_poisoned  # type: ignore[assignment]
+    settings = {"stall_timeout": float(stall_timeout), "corpus": CorpusSettings(), "ray_address": "local"}
+    flow.run_job(caption_config(folder, output, **settings), print)

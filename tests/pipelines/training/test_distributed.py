@@ -13,7 +13,7 @@ from pipelines.training.samples import Sampler
 from pipelines.training.sources import index_inputs, open_source
 from tests.pipelines.training import cases, workers
 
-TOLERANCE = 1e-5  # measured 2e-7 on weights of up to 3.4 after 4 steps
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")

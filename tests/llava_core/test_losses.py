@@ -66,9 +66,7 @@ def test_weights() -> None:
     answer, description = torch.tensor([[-100, -100, -100, 3, 4]]), torch.tensor([[-100, 1, 2, -100, -100]])
     visual, captions = [torch.randn(3, 2)], [torch.randn(4, 2)]
     config = LossConfig(text_weight=2.0, visual_weight=0.5, alignment_weight=3.0)
-    losses = combine_losses(
-        logits, answer, config, description_labels=description, visual=visual, captions=captions
-    )
+    losses = combine_losses(logits, answer, config, description_labels=description, visual=visual, captions=captions)
     text, described = language_loss(logits, answer), language_loss(logits, description)
     aligned = alignment_loss(visual, captions)
     assert torch.equal(losses.total, 2 * text + 0.5 * described + 3 * aligned)

@@ -50,12 +50,7 @@ def test_basic_single_image_and_multi_image(depth: int) -> None:
     from llava_core import LLaVANeXT
 
     # Initialize model
-    model = LLaVANeXT(
-        visual_encoder_dim=1024,
-        language_model_dim=4096,
-        num_visual_tokens=576,
-        max_images=8
-    )
+    model = LLaVANeXT(visual_encoder_dim=1024, language_model_dim=4096, num_visual_tokens=576, max_images=8)
 
     # Prepare inputs
     image = load_image("photo.jpg")  # [3, H, W]
@@ -63,7 +58,7 @@ def test_basic_single_image_and_multi_image(depth: int) -> None:
 
     # Get visual features
     output = model(images=image)
-    visual_features = output['visual_features']
+    visual_features = output["visual_features"]
     # Shape: [1, num_patches * 576, 4096]
 
     # Combine with text for generation
@@ -71,35 +66,31 @@ def test_basic_single_image_and_multi_image(depth: int) -> None:
     text_embeds = tokenize_and_embed(text)  # [1, seq_len, 4096]
 
     output = model(images=image, text_embeds=text_embeds)
-    multimodal_embeds = output['multimodal_embeds']
+    multimodal_embeds = output["multimodal_embeds"]
     # Feed to language model for generation
 
     assert len(model.image_processor.encoder.encoder.layers) == depth
     assert visual_features.shape == (1, 3 * 576, 4096), "a base tile and a grid of (1, 2), nothing to unpad at 2:1"
     assert multimodal_embeds.shape == (1, 1 + 3 * 576 + 1 + TEXT_LENGTH, 4096)
-    assert torch.equal(multimodal_embeds[:, 1:-TEXT_LENGTH - 1], visual_features)
+    assert torch.equal(multimodal_embeds[:, 1 : -TEXT_LENGTH - 1], visual_features)
     assert torch.equal(multimodal_embeds[:, -TEXT_LENGTH:], text_embeds)
     assert visual_features.std() > 0.01
 
     # Multiple images in one sample
-    images = [
-        load_image("image1.jpg"),
-        load_image("image2.jpg"),
-        load_image("image3.jpg")
-    ]
+    images = [load_image("image1.jpg"), load_image("image2.jpg"), load_image("image3.jpg")]
     images = torch.stack(images)  # [3, 3, H, W]
 
     # Specify how many images per sample in batch
     output = model(
         images=images,
         text_embeds=text_embeds,
-        num_images_per_sample=[3]  # One sample with 3 images
+        num_images_per_sample=[3],  # One sample with 3 images
     )
 
     # Eight tiles a sample, base tiles counted: each of three images has its base tile alone.
-    features = output['visual_features']
+    features = output["visual_features"]
     assert features.shape == (1, 3 * 576, 4096)
-    assert output['multimodal_embeds'].shape == (1, 3 * 576 + 2 + TEXT_LENGTH, 4096)
+    assert output["multimodal_embeds"].shape == (1, 3 * 576 + 2 + TEXT_LENGTH, 4096)
     assert (features[:, :576] - features[:, 576:1152]).abs().max() > 1e-3, "each image should have its own features"
 
 
@@ -107,23 +98,19 @@ def test_video_understanding(depth: int) -> None:
     text_embeds = tokenize_and_embed("What happens?")
     from llava_core import LLaVAOneVision
 
-    model = LLaVAOneVision(
-        visual_encoder_dim=1024,
-        language_model_dim=4096,
-        max_frames=32
-    )
+    model = LLaVAOneVision(visual_encoder_dim=1024, language_model_dim=4096, max_frames=32)
 
     # Load video frames
     video = load_video("clip.mp4")  # [1, num_frames, 3, H, W]
 
     # Encode with temporal modeling
     output = model(video_frames=video, text_embeds=text_embeds)
-    video_features = output['visual_features']
+    video_features = output["visual_features"]
     # Temporal encoder models relationships between frames
 
     assert len(model.image_processor.encoder.encoder.layers) == depth
     assert video_features.shape == (1, 2 * 576, 4096)
-    assert output['multimodal_embeds'].shape == (1, 2 * 576 + 2 + TEXT_LENGTH, 4096)
+    assert output["multimodal_embeds"].shape == (1, 2 * 576 + 2 + TEXT_LENGTH, 4096)
 
 
 def test_the_depth_left_open_is_clip_large() -> None:

@@ -19,6 +19,7 @@ from pipelines.corpus import plan_corpus
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation import shard_stage
 from pipelines.curation.shard import shard_row
+from pipelines.curation.shard_file import ShardFile
 from pipelines.curation.shard_plan import ShardSize, cut_by_size, pieces_of, plan_shards
 from pipelines.curation.shard_stage import ShardSpec, shard_run, shard_work
 from pipelines.errors import TableError
@@ -69,7 +70,6 @@ def test_bytes_in_are_bytes_out(corpus: Any, tmp_path: Path) -> None:
 def test_the_file_is_as_promised(corpus: Any, tmp_path: Path) -> None:
     _, fragments, kept = corpus
     receipts = write_all(tmp_path, fragments, kept)
-    rows_of_groups = set()
     for receipt in receipts:
         (file,) = receipt.files
         parquet = pq.ParquetFile(tmp_path / file.path)
@@ -77,7 +77,6 @@ def test_the_file_is_as_promised(corpus: Any, tmp_path: Path) -> None:
         for index in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(index)
             assert group.num_rows <= SIZE.group_rows
-            rows_of_groups.add(group.num_rows)
             columns = {group.column(place).path_in_schema: group.column(place) for place in range(group.num_columns)}
             images = columns["images.list.element"]
             assert images.total_uncompressed_size <= SIZE.group_bytes + 60
@@ -86,8 +85,22 @@ def test_the_file_is_as_promised(corpus: Any, tmp_path: Path) -> None:
             assert columns["uid"].has_offset_index
         assert file.size == (tmp_path / file.path).stat().st_size
         assert json.loads(file.stats)["numRecords"] == file.rows == parquet.metadata.num_rows
-    # four rows, or fewer where they are large (photos have 1,082 to 1,337 bytes)
-    assert {4, 3} <= rows_of_groups
+
+
+def test_row_groups_end_at_their_rows_and_at_their_bytes(tmp_path: Path) -> None:
+    """Of at most 4 rows and 4,850 bytes, an image and its text counted; a larger row has a group of its own."""
+    sizes = [1000, 1000, 1000, 1000, 2000, 2000, 840, 20, 6000, 1]
+    plan = {key: [1] for key in ("heights", "widths", "grid_rows", "grid_cols", "canvas_h", "canvas_w")}
+    names = {"uri": "x", "fragment_id": "f", "run_id": "r", "image_uris": ["x"], "metadata": ""}
+    with ShardFile(SIZE) as shard:
+        for number, size in enumerate(sizes):
+            row = {"uid": f"{number:032x}", "status": "ok", "images": [bytes(size)], "text": "caption"}
+            shard.add({**dict.fromkeys(SHARD_FILE.names), **plan, **names, **row})
+        file = shard.place(str(tmp_path), "shard", "ok")
+    assert file is not None
+    metadata = pq.ParquetFile(tmp_path / file.path).metadata
+    groups = [metadata.row_group(place).num_rows for place in range(metadata.num_row_groups)]
+    assert groups == [4, 2, 2, 1, 1]
 
 
 def test_shards_are_sorted_by_place_and_within_their_sizes(corpus: Any) -> None:

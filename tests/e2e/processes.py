@@ -30,9 +30,11 @@ def started(
         process.communicate()
 
 
-def finished(command: Sequence[str], environment: Mapping[str, str], *, timeout: float = 300) -> tuple[int, str]:
+def finished(
+    command: Sequence[str], environment: Mapping[str, str], *, timeout: float = 300, folder: Path | None = None
+) -> tuple[int, str]:
     """Run a command to its end, in a session of its own, and return its exit code and what it said."""
-    with started(command, environment) as process:
+    with started(command, environment, folder) as process:
         said, _ = process.communicate(timeout=timeout)
     return process.returncode, said
 

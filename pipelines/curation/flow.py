@@ -25,6 +25,7 @@ from pipelines.curation.probe_stage import ProbeSpec, stream_probed
 from pipelines.curation.select_stage import Selected, read_selection, select_stage
 from pipelines.curation.shard_stage import shard_stage
 from pipelines.fragments import Fragment, total_rows
+from pipelines.known_rows import count_known, find_known, note_rows
 from pipelines.parts import Receipt
 from pipelines.progress import Progress, watched
 from schemas.score import SCORE
@@ -82,7 +83,7 @@ def curate_corpus(config: CurateConfig, say: Say) -> None:
 def probe(
     fragments: Sequence[Fragment], spec: ProbeSpec, nodes: Sequence[runtime.Node], config: CurateConfig, say: Say
 ) -> int:
-    """Bring a table of scores to a corpus: probe what is new or changed, take out what is gone.
+    """Bring a table of scores to a corpus: probe the rows that are new or changed, take out what is gone.
 
     Returns:
         Rows that were probed.
@@ -91,11 +92,14 @@ def probe(
     run_id = spec.settings.run_id
     missing = missing_fragments(fragments, spec)
     stale = tables.live_fragments(table, run_id) - {fragment.fragment_id for fragment in fragments}
-    rows_in, to_do = total_rows(fragments), total_rows(missing)
+    rows_in, left = total_rows(fragments), total_rows(missing)
+    known = find_known(spec.table_uri, run_id, missing, storage_options=spec.storage_options)
+    to_do = left - count_known(known)
     if missing:
+        note_rows(spec.table_uri, run_id, fragments, storage_options=spec.storage_options)
         workers = runtime.plan_workers(config.num_workers or max(1, int(sum(node.cpus for node in nodes))), nodes)
         say(f"probe: {rows_in:,} rows, {to_do:,} of them to do, by {workers.num_actors} worker(s); run {run_id}")
-        collect(stream_probed(missing, spec, workers), spec, Progress(rows_in, done=rows_in - to_do), config)
+        collect(stream_probed(missing, spec, workers, known), spec, Progress(rows_in, done=rows_in - left), config)
     if stale:
         options = spec.storage_options
         tables.commit(spec.table_uri, (), run_id=run_id, schema=SCORE, stale=stale, storage_options=options)

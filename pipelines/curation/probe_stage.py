@@ -4,6 +4,7 @@ A fragment travels to an actor as JSON, a receipt comes back as JSON; images and
 the driver. What this does *not* do: commit (`flow`), or decide how many actors there are.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from pipelines.curation.looker import Looker
 from pipelines.curation.probe import ProbeSettings, probe_rows
 from pipelines.curation.scorers import load_scorers
 from pipelines.fragments import Fragment
+from pipelines.known_rows import NOTHING_KNOWN, Known, take_over, unknown_rows
 from pipelines.parts import Receipt, write_fragment
 from pipelines.runtime import WorkerPlan
 from pipelines.stages import FragmentStage, stream_receipts
@@ -65,10 +67,14 @@ class ProbeStage(FragmentStage):
 
     def do(self, work: Mapping[str, Any]) -> Receipt:
         """Probe one fragment, as JSON."""
-        return self.probe(Fragment.from_json(dict(work)))
+        return self.probe(Fragment.from_json(dict(work["fragment"])), Known.from_json(work["known"]))
 
-    def probe(self, fragment: Fragment) -> Receipt:
+    def probe(self, fragment: Fragment, known: Known = NOTHING_KNOWN) -> Receipt:
         """Probe one fragment and write its part files.
+
+        Args:
+            fragment: whole.
+            known: its rows that the table holds already.
 
         Raises:
             ProbeError: it has been begun too often.
@@ -81,7 +87,7 @@ class ProbeStage(FragmentStage):
                 "more memory"
             )
         return write_fragment(
-            self.table(fragment),
+            self.table(fragment, known),
             SCORE,
             table_uri=self.spec.table_uri,
             fragment_id=fragment.fragment_id,
@@ -89,13 +95,14 @@ class ProbeStage(FragmentStage):
             storage_options=self.spec.storage_options,
         )
 
-    def table(self, fragment: Fragment) -> pa.Table:
-        """Probe one fragment: rows of SCORE."""
+    def table(self, fragment: Fragment, known: Known = NOTHING_KNOWN) -> pa.Table:
+        """Probe the rows of one fragment that are not known: rows of SCORE, of all of the fragment."""
         spec = self.spec
         options = corpus_options(fragment.row_uri(0), spec.storage_options)
-        rows = read_fragment(fragment, storage_options=options, columns=spec.columns, settings=spec.corpus)
-        return probe_rows(
-            rows,
+        part, places = unknown_rows(fragment, known)
+        rows = read_fragment(part, storage_options=options, columns=spec.columns, settings=spec.corpus)
+        found = probe_rows(
+            (dataclasses.replace(row, index=places[row.index]) for row in rows),
             self.looker,
             spec.settings,
             fragment_id=fragment.fragment_id,
@@ -103,8 +110,29 @@ class ProbeStage(FragmentStage):
             tokenizer=self.tokenizer,
             scorers=self.scorers,
         )
+        return take_over(
+            fragment,
+            known,
+            found,
+            table_uri=spec.table_uri,
+            run_id=spec.settings.run_id,
+            storage_options=spec.storage_options,
+        )
 
 
-def stream_probed(fragments: Sequence[Fragment], spec: ProbeSpec, workers: WorkerPlan) -> Iterator[Receipt]:
-    """Send fragments through actors, and give their receipts as they come; see `stages.stream_receipts`."""
-    return stream_receipts([fragment.to_json() for fragment in fragments], ProbeStage, (spec,), workers)
+def stream_probed(
+    fragments: Sequence[Fragment], spec: ProbeSpec, workers: WorkerPlan, known: Mapping[str, Known] | None = None
+) -> Iterator[Receipt]:
+    """Send fragments through actors, and give their receipts as they come; see `stages.stream_receipts`.
+
+    Args:
+        fragments: to do.
+        spec: of the probe.
+        workers: how many.
+        known: by fragment, rows that the table holds already and that are not read again.
+    """
+    known = known or {}
+    works = [
+        {"fragment": one.to_json(), "known": known.get(one.fragment_id, NOTHING_KNOWN).to_json()} for one in fragments
+    ]
+    return stream_receipts(works, ProbeStage, (spec,), workers)

@@ -5,6 +5,8 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pipelines.fragments import make_uid
 from pipelines.sandbox import SandboxSettings
 from pipelines.synthetic.corpus import SyntheticConfig, Truth, make_corpus
 from tests.e2e.processes import started
-from tests.pipelines.hostile import hostile
+from tests.pipelines.hostile import hostile, noting
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -81,10 +83,39 @@ def check(folder: Path, truths: list[Truth]) -> None:
         assert image == (root / named[row["uid"]].name).read_bytes(), "bytes in are bytes out"
 
 
-def test_twice_then_other_thresholds_then_more_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
+    """Let probes note what they decode; called, it gives the files' hashes since it was called before."""
+    log = tmp_path / "decoded.txt"
+    log.touch()
+
+    def with_notes(**values: Any) -> SandboxSettings:
+        return SandboxSettings(**values, decoder=noting(log))
+
+    monkeypatch.setattr("pipelines.curation.job.SandboxSettings", with_notes)
+
+    def since() -> Counter[str]:
+        found = Counter(log.read_text().split())
+        log.write_text("")
+        return found
+
+    return since
+
+
+def content(folder: Path, truths: list[Truth]) -> Counter[str]:
+    """Hashes of the files of rows, without those that are refused unread or by their header."""
+    unread = ("over_long", "bomb", "not_image", "empty_file")
+    files = (folder / "corpus" / truth.name for truth in truths if truth.kind not in unread)
+    return Counter(sha256(file.read_bytes()).hexdigest() for file in files)
+
+
+def test_twice_then_other_thresholds_then_more_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Callable[[], Counter[str]]
+) -> None:
     truths = make_corpus(tmp_path, ROWS)
     said = run(config(tmp_path))
     check(tmp_path, truths)
+    assert decoded() == content(tmp_path, truths)
     assert said[-1].splitlines()[0].split() == ["rows", "in", "100"]
     assert "file://" in said[-1]
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
@@ -108,27 +139,37 @@ def test_twice_then_other_thresholds_then_more_data(tmp_path: Path, monkeypatch:
     assert part_files(tmp_path, "scores") == files
 
     run(config(tmp_path))
+    assert not decoded()
     grown = dataclasses.replace(ROWS, rows=120)
     truths = make_corpus(tmp_path, grown, first=ROWS.rows)
     said = run(config(tmp_path))
     check(tmp_path, truths)
-    to_do = int(next(line for line in said if line.startswith("probe: 120 rows")).split(",")[1].split()[0])
-    assert 20 <= to_do < 120, "only fragments that new files fall into"
+    assert decoded() == content(tmp_path, truths[ROWS.rows :]), "only what is new"
+    live = {Path(uri).name for uri in DeltaTable(tmp_path / "out" / "scores").file_uris()}
+    assert files - live, "although new files fall into fragments that were there"
+    assert any(line.startswith("probe: 120 rows, 20 of them to do") for line in said)
     new = sum(not truth.error for truth in truths[ROWS.rows :])
     assert f"dedupe: {new:,} new rows matched against the index" in said
     assert versions(tmp_path)["clusters"] == before["clusters"] + 1
 
 
-def test_files_that_go_take_their_rows_along(tmp_path: Path) -> None:
+def test_files_that_go_or_change_take_their_rows_along(tmp_path: Path, decoded: Callable[[], Counter[str]]) -> None:
     truths = make_corpus(tmp_path, SyntheticConfig(rows=30, seed=8, planted=0.3, least_side=100, most_side=140))
     run(config(tmp_path))
     copied = {truth.of for truth in truths}
     gone = next(truth for truth in truths if truth.kind == "plain" and truth.name not in copied)
     for suffix in (".jpg", ".txt"):
         (tmp_path / "corpus" / gone.name).with_suffix(suffix).unlink()
+    changed = next(
+        truth for truth in truths if truth.kind == "plain" and truth.name not in copied and truth is not gone
+    )
+    file = tmp_path / "corpus" / changed.name
+    file.write_bytes(file.read_bytes() + b"after the end of the image")
+    decoded()
     said = run(config(tmp_path))
     assert any("were taken out" in line for line in said)
     check(tmp_path, [truth for truth in truths if truth is not gone])
+    assert decoded() == content(tmp_path, [changed])
 
 
 def test_evaluation_images_and_decisions_of_people(tmp_path: Path) -> None:

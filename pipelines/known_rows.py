@@ -1,0 +1,251 @@
+"""Rows that a table holds already under another fragment, so that a folder that grew is not read again.
+
+A fragment of files holds neighbours of a sorted listing, so a file that comes, goes or changes gives its neighbours a
+fragment with another id. What became of these neighbours is in the table, and is copied from there: only files that
+are new or changed are read. Which rows a fragment has is noted beside the table, before any of it is committed:
+
+    {table}/_rows/{run_id}.parquet      fragment_id, uid, row_version
+
+A fragment's id is a hash of its rows' files, so what is noted can be incomplete (those rows are read again) but never
+wrong. Containers are one object each: one that changed is another, and none of its rows is known.
+What this does *not* do: read images, plan fragments (`corpus`), commit (`tables`).
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.errors import TableError
+from pipelines.fragments import Fragment, RowRef, make_fragment
+from pipelines.storage import StorageOptions, join_uri, open_uri, read_bytes, write_bytes
+from pipelines.tables import PARTITION, open_table
+
+NOTES = "_rows"
+"""Folder of the notes, in the table's own; Delta and `vacuum` leave such names alone."""
+_NOTE = pa.schema([pa.field(name, pa.string()) for name in ("fragment_id", "uid", "row_version")])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Donor:
+    """Another fragment that is in the table, and what it holds of this one."""
+
+    files: tuple[str, ...]
+    """Its part files, relative to the table."""
+    indices: tuple[int, ...]
+    """Rows of this fragment, ascending."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What a table holds of one fragment's rows."""
+
+    donors: tuple[Donor, ...] = ()
+    """Where; no row in two of them."""
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """The rows."""
+        return frozenset(index for donor in self.donors for index in donor.indices)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return plain values; `from_json` undoes it."""
+        return [dataclasses.asdict(donor) for donor in self.donors]
+
+    @classmethod
+    def from_json(cls, values: Iterable[Mapping[str, Any]]) -> Self:
+        """Return what `to_json` gave."""
+        donors = (Donor(files=tuple(one["files"]), indices=tuple(one["indices"])) for one in values)
+        return cls(donors=tuple(donors))
+
+
+NOTHING_KNOWN = Known()
+"""Of a fragment whose every row has to be read."""
+
+
+def row_version(row: RowRef) -> str:
+    """Name the content of a row of files as the listing saw it: first 16 hex digits of a sha256.
+
+    Args:
+        row: of a fragment of kind "files".
+    """
+    identity = [[[ref.uri, ref.size, ref.version] for ref in row.objects], row.error]
+    text = json.dumps(identity, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find_known(
+    table_uri: str, run_id: str, missing: Sequence[Fragment], *, storage_options: StorageOptions | None = None
+) -> dict[str, Known]:
+    """Find the rows of missing fragments that the table holds under other fragments of the same run.
+
+    Args:
+        table_uri: the table.
+        run_id: the run.
+        missing: fragments that are planned and not in the table.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        By fragment id; fragments without such rows are left out.
+    """
+    notes = _read_notes(table_uri, run_id, storage_options)
+    files = _live_files(table_uri, run_id, storage_options)
+    donors = notes.filter(pc.is_in(notes["fragment_id"], value_set=pa.array(list(files), pa.string())))
+    if not donors.num_rows:
+        return {}
+    columns = (donors[name].to_pylist() for name in ("uid", "row_version", "fragment_id"))
+    held = {(uid, version): donor for uid, version, donor in zip(*columns, strict=True)}
+    found = {}
+    for fragment in missing:
+        rows: dict[str, list[int]] = {}
+        for index, name in enumerate(_names(fragment)):
+            if name in held:
+                rows.setdefault(held[name], []).append(index)
+        if rows:
+            donors = (Donor(files=tuple(sorted(files[name])), indices=tuple(rows[name])) for name in sorted(rows))
+            found[fragment.fragment_id] = Known(donors=tuple(donors))
+    return found
+
+
+def note_rows(
+    table_uri: str, run_id: str, fragments: Iterable[Fragment], *, storage_options: StorageOptions | None = None
+) -> None:
+    """Note which rows fragments have; call it before they are committed.
+
+    Fragments of earlier plans stay noted while the table holds them, because rows may have to be taken over from them.
+
+    Args:
+        table_uri: the table.
+        run_id: the run.
+        fragments: all of today's plan.
+        storage_options: see `storage.storage_options`; None reads the environment.
+    """
+    planned = set()
+    parts = []
+    for fragment in fragments:
+        planned.add(fragment.fragment_id)
+        names = _names(fragment)
+        # arrays at once: a million tuples of strings would weigh ten times as much
+        columns = [[fragment.fragment_id] * len(names), [uid for uid, _ in names], [version for _, version in names]]
+        parts.append(pa.table(columns, schema=_NOTE))
+    earlier = _read_notes(table_uri, run_id, storage_options)
+    stale = pa.array(sorted(_live_files(table_uri, run_id, storage_options).keys() - planned), pa.string())
+    notes = pa.concat_tables([*parts, earlier.filter(pc.is_in(earlier["fragment_id"], value_set=stale))])
+    if notes.num_rows:
+        sink = io.BytesIO()
+        pq.write_table(notes, sink, compression="zstd")
+        write_bytes(_notes_uri(table_uri, run_id), sink.getvalue(), storage_options)
+
+
+def unknown_rows(fragment: Fragment, known: Known) -> tuple[Fragment, tuple[int, ...]]:
+    """Return the fragment of the rows that have to be read, and their indices in the whole one.
+
+    Args:
+        fragment: of kind "files", unless nothing is known.
+        known: of it.
+    """
+    if not known.donors:
+        return fragment, tuple(range(fragment.num_rows))
+    left = tuple(index for index in range(fragment.num_rows) if index not in known.indices)
+    rows = tuple(fragment.rows[index] for index in left)
+    return make_fragment(kind=fragment.kind, source=fragment.source, root=fragment.root, rows=rows), left
+
+
+def take_over(
+    fragment: Fragment,
+    known: Known,
+    read: pa.Table,
+    *,
+    table_uri: str,
+    run_id: str,
+    storage_options: StorageOptions | None = None,
+) -> pa.Table:
+    """Put the rows that were read and those that are known together, as if all had been read.
+
+    Args:
+        fragment: whole.
+        known: of it.
+        read: rows of the table's schema, of the others; `fragment_id` is the whole fragment's.
+        table_uri: the table.
+        run_id: the run.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        All rows of the fragment in order; several of one uid together, in their order.
+
+    Raises:
+        TableError: the table no longer holds what was known.
+    """
+    if not known.donors:
+        return read
+    parts = [read]
+    for donor in known.donors:
+        wanted = pa.array([fragment.row_uid(index) for index in donor.indices], pa.string())
+        for path in donor.files:
+            rows = _read_part(join_uri(table_uri, path), path, storage_options).select(read.schema.names)
+            mine = pc.and_(pc.equal(rows["run_id"], run_id), pc.is_in(rows["uid"], value_set=wanted))
+            parts.append(rows.filter(mine).cast(read.schema))
+    whole = pa.concat_tables(parts)
+    places = {fragment.row_uid(index): index for index in range(fragment.num_rows)}
+    lost = places.keys() - set(whole["uid"].to_pylist())
+    if lost:
+        raise TableError(f"{table_uri} no longer holds {len(lost)} rows that it held; run it again")
+    at = pa.array([places[uid] for uid in whole["uid"].to_pylist()], pa.int32())
+    own = {"fragment_id": pa.repeat(pa.scalar(fragment.fragment_id), len(at)), "row_index": at}
+    for name in set(own) & set(whole.schema.names):
+        place = whole.schema.get_field_index(name)
+        whole = whole.set_column(place, whole.schema.field(place), own[name])
+    # Arrow's sort is stable, so several rows of one uid keep their order
+    return whole.take(pc.sort_indices(pa.table({"at": at}), sort_keys=[("at", "ascending")])).combine_chunks()
+
+
+def count_known(known: Mapping[str, Known]) -> int:
+    """Count the rows that need not be read."""
+    return sum(len(one.indices) for one in known.values())
+
+
+def _names(fragment: Fragment) -> list[tuple[str, str]]:
+    """(uid, row_version) of each row; none of a container."""
+    if fragment.kind != "files":
+        return []
+    return [(fragment.row_uid(index), row_version(row)) for index, row in enumerate(fragment.rows)]
+
+
+def _notes_uri(table_uri: str, run_id: str) -> str:
+    return join_uri(table_uri, NOTES, f"{run_id}.parquet")
+
+
+def _read_notes(table_uri: str, run_id: str, options: StorageOptions | None) -> pa.Table:
+    try:
+        return pq.read_table(io.BytesIO(read_bytes(_notes_uri(table_uri, run_id), options)))
+    except FileNotFoundError:
+        return _NOTE.empty_table()
+
+
+def _live_files(table_uri: str, run_id: str, options: StorageOptions | None) -> dict[str, list[str]]:
+    """Part files of each fragment of a run that the table's newest snapshot has, compacted ones left out."""
+    table = open_table(table_uri, options)
+    files: dict[str, list[str]] = {}
+    for file in [] if table is None else pa.table(table.get_add_actions(flatten=True)).to_pylist():
+        name = file.get("min.fragment_id")
+        if name is not None and name == file["max.fragment_id"] and file["min.run_id"] == run_id == file["max.run_id"]:
+            files.setdefault(str(name), []).append(str(file["path"]))
+    return files
+
+
+def _read_part(uri: str, path: str, options: StorageOptions | None) -> pa.Table:
+    """Read one part file, with the partition column that its path stands for."""
+    try:
+        with open_uri(uri, options) as file:
+            rows = pq.read_table(file)
+    except FileNotFoundError as error:
+        raise TableError(f"{uri} is gone; was the table vacuumed while a job ran? Run it again") from error
+    status = path.removeprefix(f"{PARTITION}=").partition("/")[0]
+    return rows.append_column(pa.field(PARTITION, pa.string(), nullable=False), pa.repeat(status, rows.num_rows))

@@ -93,13 +93,53 @@ def test_anls_threshold_is_reached_by_equality() -> None:
         ("", "no", 0, 0),
         (".", "", 1, 0),
         ("STRASSE", "straße", 0, 1),
+        # order: full stops fall, and capitals, from the prediction alone under GQA's rule
+        ("yes", "yes.", 0, 0),
+        (".yes", "yes", 0, 0),
+        ("0", "0", 1, 1),
+        ("zero", "0", 0, 0),
+        ("12%", "12", 0, 0),
+        ("1,000", "1000", 0, 0),
+        ("don't", "dont", 0, 0),
+        ("DON'T", "don't", 1, 1),
+        ("traffic light", "traffic  light", 0, 0),
+        ("traffic light\n", "traffic light", 0, 1),
+        ("Stephen King", "stephen king", 1, 1),
+        ("King, Stephen", "stephen king", 0, 0),
+        ("no. 5", "no. 5", 1, 1),
+        ("unanswerable", "unanswerable", 1, 1),
+        ("yes!", "yes", 0, 0),
     ],
 )
 def test_gqa_and_exact_match(prediction: str, reference: str, gqa: int, exact: int) -> None:
     assert (gqa_match(prediction, reference), exact_match(prediction, reference)) == (gqa, exact)
 
 
-@pytest.mark.parametrize(("matches", "wanted"), [(0, 0.0), (1, 1 / 3), (2, 2 / 3), (3, 1.0), (9, 1.0)])
-def test_direct_answers_are_compared_as_they_are(matches: int, wanted: float) -> None:
-    references = ["ride"] * matches + ["Ride"] * (10 - matches)
-    assert direct_answer_score("ride", references) == pytest.approx(wanted)
+@pytest.mark.parametrize(
+    ("prediction", "references", "wanted"),
+    [
+        ("ride", ["Ride"] * 10, 0.0),
+        ("ride", ["ride"] + ["Ride"] * 9, 1 / 3),
+        ("ride", ["ride"] * 2 + ["Ride"] * 8, 2 / 3),
+        ("ride", ["ride"] * 3 + ["Ride"] * 7, 1.0),
+        ("ride", ["ride"] * 9 + ["walk"], 1.0),
+        ("Ride", ["ride"] * 10, 0.0),
+        ("ride.", ["ride"] * 10, 0.0),
+        (" ride", ["ride"] * 10, 0.0),
+        ("a ride", ["ride"] * 10, 0.0),
+        ("ride", ["rides", "riding", "a ride"], 0.0),
+        ("ride", ["rides", "ride", "a ride"], 1 / 3),
+        ("", ["ride"] * 10, 0.0),
+        ("", ["", "", "ride"], 2 / 3),
+        ("ride", [], 0.0),
+        ("0", ["0", "0", "zero"], 2 / 3),
+        ("zero", ["0", "0", "zero"], 1 / 3),
+        ("12%", ["12%", "12", "12%", "12%"], 1.0),
+        ("1,000", ["1000"] * 4 + ["1,000"], 1 / 3),
+        ("don't", ["dont", "don't", "don't"], 2 / 3),
+        ("hot dog", ["hotdog", "hot dog"], 1 / 3),
+        ("unanswerable", ["unanswerable"] * 3, 1.0),
+    ],
+)
+def test_direct_answers_are_compared_as_they_are(prediction: str, references: list[str], wanted: float) -> None:
+    assert direct_answer_score(prediction, references) == pytest.approx(wanted)

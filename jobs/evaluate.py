@@ -5,8 +5,7 @@
     python jobs/evaluate.py --benchmark drawn nlvr --data nlvr=data/nlvr
     python jobs/evaluate.py --compare out/before out/after
 
-`--help` lists every setting. Run the same command again to do what is missing. Rooms meet in a table, never in an
-import, so this job puts three of them together: evaluation asks, inference answers, synthetic draws.
+`--help` lists every setting; the same command does what is missing. Rooms meet in tables, so this job joins three.
 """
 
 import functools
@@ -17,7 +16,7 @@ from pipelines import cli
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.evaluation.compare import say_comparison
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.flow import Asking, run_evaluation
+from pipelines.evaluation.flow import Asked, Asking, run_evaluation
 from pipelines.inference.answer_config import AnswerConfig
 from pipelines.inference.flow import run_job
 from pipelines.inference.job import freeze
@@ -28,8 +27,8 @@ SEED = 20261125
 say = functools.partial(print, flush=True)
 
 
-def answer(asking: Asking, config: EvaluateConfig) -> str:
-    """Run the answering job; return its run, or nothing after --plan."""
+def answer(asking: Asking, config: EvaluateConfig) -> Asked | None:
+    """Run the answering job; None after --plan."""
     settings = AnswerConfig(
         input=(asking.images,),
         questions=asking.questions,
@@ -39,7 +38,8 @@ def answer(asking: Asking, config: EvaluateConfig) -> str:
         **config.handed_on(),
     )
     run_job(settings, say)
-    return "" if config.plan else freeze(settings).run_id
+    job = freeze(settings)
+    return None if config.plan else Asked(run_id=job.run_id, trained=job.trained)
 
 
 def draw(folder: Path, split: str, count: int) -> None:
@@ -53,7 +53,7 @@ def main() -> int:
     config = cli.parse(EvaluateConfig)
     if config.compare:
         return cli.run(lambda: say_comparison(config, say))
-    return cli.run(lambda: run_evaluation(config, lambda asking: answer(asking, config), draw, say))
+    return cli.run(lambda: run_evaluation(config, functools.partial(answer, config=config), draw, say))
 
 
 if __name__ == "__main__":

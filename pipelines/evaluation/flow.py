@@ -21,7 +21,7 @@ from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import Item, Judged
 from pipelines.evaluation.judge import Judge, review_items
-from pipelines.evaluation.output import Outcome, say_outcomes, write_outcomes
+from pipelines.evaluation.output import UNTRAINED, Outcome, say_outcomes, write_outcomes
 from pipelines.evaluation.scoring import (
     Gap,
     Joined,
@@ -58,8 +58,18 @@ class Asking:
     """Most tokens of a reply."""
 
 
-Ask = Callable[[Asking], str]
-"""Answers all questions into the table, and returns the id of the run; "" after --plan."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What the answering job did."""
+
+    run_id: str
+    """Of the rows in the table."""
+    trained: bool
+    """False where the model's weights are random, so that its scores are those of noise."""
+
+
+Ask = Callable[[Asking], Asked | None]
+"""Answers all questions into the table; None after --plan."""
 Draw = Callable[[Path, str, int], None]
 """Writes drawings of a split into a folder: so many."""
 
@@ -170,12 +180,12 @@ def _replies(
         return _read_answers(config.answers), {"answers": config.answers}
     most = config.max_new_tokens or benchmark.max_new_tokens
     asking = _write_questions(folder, items, root, most)
-    run_id = ask(asking)
-    if not run_id:
+    done = ask(asking)
+    if done is None:
         return None, {}
     table = open_table(asking.answers)
     assert table is not None, "the answering job has made it"
-    wanted = ds.field("run_id") == run_id
+    wanted = ds.field("run_id") == done.run_id
     columns = ["question_id", "text", "error", "error_detail", "model", "model_revision"]
     asked = {item.item_id for item in items}
     rows = table.to_pyarrow_dataset().to_table(columns=columns, filter=wanted).to_pylist()
@@ -185,8 +195,10 @@ def _replies(
         "model revision": rows[0]["model_revision"] if rows else "",
         "tiles": f"resolution {config.resolution}, {tiles}",
         "decoding": f"greedy, at most {most} tokens",
-        "answers run": run_id,
+        "answers run": done.run_id,
     }
+    if not done.trained:
+        facts |= {UNTRAINED: "its weights are random and its replies are noise"}
     replies = [
         Reply(item_id=row["question_id"], text=row["text"], error=row["error"], error_detail=row["error_detail"])
         for row in rows

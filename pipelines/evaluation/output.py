@@ -15,6 +15,9 @@ from pipelines.evaluation.items import Judged
 from pipelines.evaluation.scoring import Gap, Result, finite
 from pipelines.storage import is_local, join_uri, local_path, write_bytes, write_json
 
+UNTRAINED = "model is not trained"
+"""The setting of a result whose model says so of itself."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:

@@ -12,7 +12,7 @@ from pipelines.corpus_refs import load_image
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.evaluation.hallucination import hallucination_section
 from pipelines.evaluation.items import Judged
-from pipelines.evaluation.output import Outcome, score_line
+from pipelines.evaluation.output import UNTRAINED, Outcome, score_line
 from pipelines.fragments import CorpusRefused
 from pipelines.page import bar, counts, heading, page, reason_tag, share, table
 from pipelines.pictures import image_tag, thumbnail
@@ -51,11 +51,13 @@ def _benchmark(outcome: Outcome) -> list[str]:
     figures: dict[str, int | str] = {
         name: f"{one.value:.1f}" for name, one in result.scores.items() if result.complete
     } | {"items": result.items, "with a reply": result.scored}
-    note = "" if result.complete else f'<p class="note">{html.escape(score_line(result))}</p>'
+    notes = [] if result.complete else [score_line(result)]
+    if (why := outcome.settings.get(UNTRAINED)) is not None:
+        notes.append(f"The {UNTRAINED}: {why}.")
     lead = f"{outcome.split} split. {benchmark.note}".strip()
     return [
         heading(benchmark.title, lead),
-        note,
+        *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
         counts(figures),
         *_beside(outcome),
         *_categories(outcome),

@@ -13,7 +13,7 @@ import pytest
 from llava_core.errors import ConfigError
 from pipelines.evaluation.compare import say_comparison
 from pipelines.evaluation.config import EvaluateConfig
-from pipelines.evaluation.flow import Asking, run_evaluation
+from pipelines.evaluation.flow import Asked, Asking, run_evaluation
 from pipelines.evaluation.judge import JudgeError
 from pipelines.parts import write_fragment
 from pipelines.tables import commit, open_table
@@ -21,10 +21,10 @@ from schemas.answer import ANSWER
 from tests.pipelines.evaluation.benchmark_cases import WRITERS
 
 
-def answering(replies: dict[str, str], *, lost: tuple[str, ...] = ()) -> Any:
+def answering(replies: dict[str, str], *, lost: tuple[str, ...] = (), trained: bool = True) -> Any:
     """Stand in for the answering job: writes the answers table as it does; some ids are rejected."""
 
-    def ask(asking: Asking) -> str:
+    def ask(asking: Asking) -> Asked:
         lines = [json.loads(line) for line in Path(asking.questions).read_text().splitlines()]
         rows = [
             {
@@ -45,7 +45,7 @@ def answering(replies: dict[str, str], *, lost: tuple[str, ...] = ()) -> Any:
         table = pa.Table.from_pylist(rows, schema=ANSWER)
         receipt = write_fragment(table, ANSWER, table_uri=asking.answers, fragment_id="f", run_id="r1")
         commit(asking.answers, [receipt], run_id="r1", schema=ANSWER)
-        return "r1"
+        return Asked(run_id="r1", trained=trained)
 
     return ask
 
@@ -99,7 +99,7 @@ def test_answers_of_a_file_are_scored_without_a_model(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     answers.write_text('{"question_id": 20, "text": "Yes."}\n{"question_id": "21", "answer": "dog"}\n')
 
-    def nobody(asking: Asking) -> str:
+    def nobody(asking: Asking) -> Asked:
         raise AssertionError("nobody is asked")
 
     _run(_config(tmp_path, "gqa", answers=str(answers)), nobody)
@@ -109,6 +109,16 @@ def test_answers_of_a_file_are_scored_without_a_model(tmp_path: Path) -> None:
     answers.write_text('{"question_id": 20}\n')
     with pytest.raises(ConfigError, match="line 0 is no object with question_id and text"):
         _run(_config(tmp_path, "gqa", answers=str(answers)), nobody)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_that_is_not_trained_is_named_on_the_page(tmp_path: Path, trained: bool) -> None:
+    _run(_config(tmp_path, "gqa"), answering({"20": "yes", "21": "dog"}, trained=trained))
+    page = (tmp_path / "out/results.html").read_text()
+    settings = json.loads((tmp_path / "out/results.json").read_text())["results"][0]["settings"]
+    assert ("The model is not trained: its weights are random" in page, "model is not trained" in settings) == (
+        (not trained,) * 2
+    )
 
 
 def test_two_runs_are_compared_from_their_tables(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipelines import runtime, tables
 from pipelines.cli import Say
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.finish import begin_record, finish, is_settled, say_settled, stale_fragments
-from pipelines.inference.job import InferenceJob, freeze, missing_works
+from pipelines.inference.job import InferenceJob, freeze, missing_works, note_works, with_known
 from pipelines.inference.plan import say_plan
 from pipelines.inference.retry import rejected_works
 from pipelines.inference.stage import stream_inferred
@@ -51,10 +51,13 @@ def run_job(config: InferenceConfig, say: Say) -> None:
     workers = runtime.plan_workers(config.num_workers, nodes, gpus_per_worker=config.gpus_for(nodes))
     if config.plan:
         return say_plan(job, missing, workers, config, say)
+    missing = with_known(job, missing)
+    to_do = total_rows(missing) - sum(work.num_known for work in missing)
     least = "" if job.exact else "at least "
-    say(f"{least}{job.rows_in:,} rows, {least}{total_rows(missing):,} of them to do, by {workers.num_actors} worker(s)")
+    say(f"{least}{job.rows_in:,} rows, {least}{to_do:,} of them to do, by {workers.num_actors} worker(s)")
     say(f"run {job.run_id}")
     begin_record(job, config)
+    note_works(job)
     started = time.monotonic()
     made = 0
     with Stopping() as stopping:
@@ -88,9 +91,10 @@ def collect(
         amends: the receipts take the place of rejected rows.
 
     Returns:
-        Rows that came.
+        Rows that came, without those that were taken over.
     """
     stopping = stopping or Stopping()
+    known = {work.work_id: work.num_known for work in sent}
     planned = {work.work_id: work.num_rows for work in sent if not work.exact}
     progress = Progress(job.rows_in, done=job.rows_in - total_rows(sent), unit=job.spec.inquiry.unit)
     made = 0
@@ -98,7 +102,7 @@ def collect(
     last = time.monotonic()
     try:
         for receipt in watched(receipts, deadline_s=stall_timeout):
-            made += receipt.rows
+            made += receipt.rows - known.get(receipt.fragment_id, 0)
             progress.add(planned.get(receipt.fragment_id, receipt.rows), rejected=receipt.rows - receipt.ok)
             group.append(receipt)
             if len(group) >= COMMIT_RECEIPTS or time.monotonic() - last >= COMMIT_SECONDS:

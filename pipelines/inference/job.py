@@ -24,6 +24,7 @@ from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import RunSettings
 from pipelines.inference.stage import StageSpec
 from pipelines.inference.work import Work, total_rows
+from pipelines.known_rows import NOTHING_KNOWN, find_known, note_rows
 from pipelines.storage import corpus_options, is_local, local_path, storage_options
 
 CHUNK_BATCHES = 4
@@ -149,6 +150,30 @@ def missing_works(job: InferenceJob) -> list[Work]:
     options = job.spec.storage_options
     done = tables.committed_fragments(job.spec.table_uri, job.run_id, names, storage_options=options)
     return [work for work in job.works if work.work_id not in done]
+
+
+def with_known(job: InferenceJob, works: Sequence[Work]) -> list[Work]:
+    """Let each piece of work know which of its rows the table holds already; questions of single rows are asked again.
+
+    Args:
+        job: whose they are.
+        works: missing ones.
+    """
+    options = job.spec.storage_options
+    plain = [work.fragment for work in works if _is_plain(work)]
+    known = find_known(job.spec.table_uri, job.run_id, plain, storage_options=options)
+    return [dataclasses.replace(work, known=known.get(work.work_id, NOTHING_KNOWN)) for work in works]
+
+
+def note_works(job: InferenceJob) -> None:
+    """Note which rows the fragments of a job have, before any of them is committed."""
+    fragments = (work.fragment for work in job.works if _is_plain(work))
+    note_rows(job.spec.table_uri, job.run_id, fragments, storage_options=job.spec.storage_options)
+
+
+def _is_plain(work: Work) -> bool:
+    """Whether every row is asked the same, so that a row's reply is the same in any fragment."""
+    return work.work_id == work.fragment.fragment_id
 
 
 def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -> str:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from pipelines.inference.prepare import RunSettings
 from pipelines.inference.replies import Replies
 from pipelines.inference.rows import generate_rows
 from pipelines.inference.work import Work
+from pipelines.known_rows import take_over, unknown_rows
 from pipelines.parts import Receipt, write_fragment
 from pipelines.runtime import WorkerPlan
 from pipelines.sandbox import SandboxSettings
@@ -120,15 +121,16 @@ class InferenceStage(FragmentStage):
             TesseraError: the corpus or the store breaks its contract.
         """
         given_up = self.begun(work.work_id) > MAX_ATTEMPTS
-        rows = self._given_up(work.fragment) if given_up else self._read(work.fragment)
-        return write_fragment(
-            self._rows(rows, work, self.replies),
-            self.spec.inquiry.schema,
-            table_uri=self.spec.table_uri,
-            fragment_id=work.work_id,
-            run_id=self.spec.settings.run_id,
-            storage_options=self.spec.storage_options,
-        )
+        part, places = unknown_rows(work.fragment, work.known)
+        found = self._given_up(part) if given_up else self._read(part)
+        rows = (replace(row, index=places[row.index]) for row in found)
+        place: dict[str, Any] = {
+            "table_uri": self.spec.table_uri,
+            "run_id": self.spec.settings.run_id,
+            "storage_options": self.spec.storage_options,
+        }
+        table = take_over(work.fragment, work.known, self._rows(rows, work, self.replies), **place)
+        return write_fragment(table, self.spec.inquiry.schema, fragment_id=work.work_id, **place)
 
     def close(self) -> None:
         """End its processes."""

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pipelines.corpus_text import canonical_json
 from pipelines.fragments import Fragment
 from pipelines.inference.questions import Question
+from pipelines.known_rows import NOTHING_KNOWN, Known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,13 @@ class Work:
     """Questions of these rows alone; none where the run asks every row the same."""
     only: tuple[tuple[str, str], ...] = ()
     """(uid, question_id) of the table's rows that are made again, the id empty for all of a row; all rows if empty."""
+    known: Known = NOTHING_KNOWN
+    """Rows of the fragment that the table holds already, under a fragment that has since gained or lost a file."""
+
+    @property
+    def num_known(self) -> int:
+        """Rows of the table, about, that are taken over."""
+        return len(self.known.indices) * self.num_rows // max(1, self.fragment.num_rows)
 
     def wants(self, uid: str, question_id: str) -> bool:
         """Whether a row of the table is to be made; questions are asked for one by one or all of a row."""
@@ -47,7 +55,7 @@ class Work:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes; `from_json` undoes it."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"known": self.known.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -55,7 +63,8 @@ class Work:
         questions = tuple(Question.from_json(one) for one in values["questions"])
         only = tuple((str(uid), str(question)) for uid, question in values["only"])
         fragment = Fragment.from_json(values["fragment"])
-        return cls(**{**values, "fragment": fragment, "questions": questions, "only": only})
+        known = Known.from_json(values["known"])
+        return cls(**{**values, "fragment": fragment, "questions": questions, "only": only, "known": known})
 
 
 def whole(fragment: Fragment, *, each: int = 1, exact: bool = True) -> Work:

@@ -71,6 +71,8 @@ def test_changed_files_replace_their_rows_and_other_settings_are_another_run(tmp
     (folder / "b" / "new.jpg").write_bytes(photo(44, 22))
     said = run(config)
     assert "were taken out" in said[-2]
+    # their neighbours, in the same fragments, are not captioned again
+    assert said[1].startswith("15 rows, 2 of them to do")
     names = [name for name in corpus_files(12) if name != "a/01.jpg"] + ["b/new.jpg"]
     table = check_table(str(output), str(folder), names)
     changed = next(row for row in table.to_pyarrow_table().to_pylist() if row["uri"].endswith("/06.jpg"))

@@ -31,7 +31,7 @@ check: .venv/dev  ## ruff, and mypy --strict
 	$(BIN)/mypy
 
 test: .venv/dev  ## every test that needs no accelerator, in under 20 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 test-slow: .venv/dev  ## the long ones: more kills, more sizes
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -7,6 +7,9 @@ transposition, text and vision of different widths, fewer key heads than query h
 """
 
 import dataclasses
+import functools
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,6 +28,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from llava_core.checkpoints.untrained import write_untrained
 from llava_core.config import ConnectorConfig, ModelConfig, TileConfig, VisionConfig
 from llava_core.geometry import Size
 
@@ -35,6 +39,14 @@ PINPOINTS = ((28, 56), (56, 28), (56, 56), (84, 28), (28, 112))
 """As (height, width) for "hf"; 84×28 and 28×112 have no transposed partner."""
 
 TextFamily = Literal["llama", "mistral", "qwen2"]
+_FOLDER = tempfile.TemporaryDirectory(prefix="tessera-untrained-")
+
+
+@functools.cache
+def untrained_folder() -> Path:
+    """A checkpoint that is the same whatever model is embedded; made once."""
+    write_untrained(Path(_FOLDER.name))
+    return Path(_FOLDER.name)
 
 
 def clip_config(**overrides: Any) -> CLIPVisionConfig:

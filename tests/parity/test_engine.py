@@ -4,11 +4,13 @@ Fp32 on a CPU, random weights large enough that rows end in different tokens; li
 room, prompts take several passes, and requests that wait come in as others end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from llava_core.checkpoints.untrained import byte_tokenizer, fill
@@ -64,6 +66,15 @@ def requests() -> list[Request]:
     return made[:NUM_REQUESTS]
 
 
+@contextmanager
+def two_threads() -> Iterator[None]:
+    """Passes run side by side, however many threads the other tests have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_equal_the_reference_one_by_one(family: str) -> None:
     config = config_of(family)
@@ -78,11 +89,13 @@ def test_tokens_equal_the_reference_one_by_one(family: str) -> None:
     assert [result.error for result in expected] == [None] * len(asked)
     assert len({result.token_ids for result in expected}) > NUM_REQUESTS * 3 // 4
     longest = max(result.num_prompt_tokens for result in expected) + 13
-    probe = PackedEngine(model, processor)
-    # room for the longest request and about two more
-    room = 2 * longest * probe.budget.shape.bytes_per_token
-    engine = PackedEngine(model, processor, batch_size=5, tile_budget=2, prefill_tokens=64, kv_bytes=room)
-    for limits, results in (("roomy", probe.generate(asked)), ("tight", engine.generate(asked))):
+    with two_threads():
+        probe = PackedEngine(model, processor)
+        # room for the longest request and about two more
+        room = 2 * longest * probe.budget.shape.bytes_per_token
+        engine = PackedEngine(model, processor, batch_size=5, tile_budget=2, prefill_tokens=64, kv_bytes=room)
+        replies = {"roomy": probe.generate(asked), "tight": engine.generate(asked)}
+    for limits, results in replies.items():
         for result, wanted in zip(results, expected, strict=True):
             assert result.token_ids == wanted.token_ids, (limits, result.request_id)
             assert result.mean_logprob == pytest.approx(wanted.mean_logprob, abs=1e-4)

@@ -20,7 +20,7 @@ from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 from llava_core.geometry import Size
 from llava_core.model import LLaVANeXT
 from tests.llava_core.checkpoints.cases import WEIGHTS, assert_same, edit_config, edit_tensors, ours
-from tests.tiny_models import hf_llava, hf_next, hf_onevision
+from tests.tiny_models import hf_llava, hf_next, hf_onevision, untrained_folder
 
 BASE = untrained_config()
 
@@ -254,8 +254,8 @@ def test_auto_image_processor_reads_the_hf_folder_of_onevision(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("layout", ["own", *BOTH])
-def test_export_of_the_embedded_model(tmp_path: Path, layout: Any) -> None:
-    model = export_checkpoint("tiny", tmp_path / layout, layout, dtype="bfloat16")
+def test_export_in_half_precision(tmp_path: Path, layout: Any) -> None:
+    model = export_checkpoint(untrained_folder(), tmp_path / layout, layout, dtype="bfloat16")
     again = load_model(tmp_path / layout)
     assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.bfloat16}
     assert_same(model, again)
@@ -266,7 +266,7 @@ def test_export_of_the_embedded_model(tmp_path: Path, layout: Any) -> None:
 
 
 def test_export_gives_an_original_tokenizer_its_image_token(tmp_path: Path) -> None:
-    export_checkpoint("tiny", tmp_path / "original", "original")
+    export_checkpoint(untrained_folder(), tmp_path / "original", "original")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         path = tmp_path / "original" / name
         path.write_text(path.read_text().replace("<image>", "<other>"))

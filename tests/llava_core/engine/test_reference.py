@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from llava_core.checkpoints import load_model, resolve_model
+from llava_core.checkpoints import load_model
 from llava_core.engine import ReferenceEngine, Request, SamplingConfig
 from llava_core.errors import ImageReason, PromptReason
 from llava_core.processor import LLaVAProcessor
 from llava_core.prompts import ask
+from tests.tiny_models import untrained_folder
 
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -28,7 +29,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ReferenceEngine]:
-    path = resolve_model("tiny")
+    path = untrained_folder()
     yield ReferenceEngine(load_model(path), LLaVAProcessor.from_pretrained(path), batch_size=2)
 
 

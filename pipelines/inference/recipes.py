@@ -5,9 +5,9 @@ from dataclasses import replace
 from pipelines.inference.config import CaptionConfig
 
 
-def demo(photos: str, output: str) -> CaptionConfig:
-    """A few photos on this machine, with short captions from the embedded model."""
-    return CaptionConfig(input=(photos,), output=output, model="tiny", max_new_tokens=48)
+def demo(images: str, output: str) -> CaptionConfig:
+    """A few images on this machine, with short captions from the embedded model, asked as in its training."""
+    return CaptionConfig(input=(images,), output=output, model="tiny", prompt="Describe the image.", max_new_tokens=48)
 
 
 def fast(config: CaptionConfig) -> CaptionConfig:

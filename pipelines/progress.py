@@ -1,7 +1,8 @@
 """What a person sees while a job works: a line with the rate and the time left, logs, and an alarm when nothing moves.
 
 Lines go to a stream (standard error by default): one that is written over on a terminal, one each few seconds
-elsewhere. What this does *not* do: count for the record; those counts come from the table (`accounts`).
+elsewhere. The same figures go to `metrics`. What this does *not* do: count for the record; those counts come from the
+table (`accounts`).
 """
 
 import logging
@@ -12,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
+from pipelines import metrics
 from pipelines.errors import StalledError
 
 T = TypeVar("T")
 _TERMINAL_SECONDS = 0.2
 _STREAM_SECONDS = 10.0
+_METRIC_SECONDS = 1.0
 
 
 class Progress:
@@ -50,17 +53,21 @@ class Progress:
         self._written = -1
         self._now = 0
         self._rejected = 0
-        self._start = self._last = clock()
+        self._start = self._last = self._told = clock()
+        self._tell()
 
     def add(self, rows: int, *, rejected: int = 0) -> None:
         """Note rows that are done, rejected ones among them, and write a line if it is time."""
         self._now += rows
         self._rejected += rejected
+        if self._clock() - self._told >= _METRIC_SECONDS:
+            self._tell()
         if self._clock() - self._last >= self._every:
             self._write(final=False)
 
     def close(self) -> None:
         """Write the last line."""
+        self._tell()
         self._write(final=True)
 
     @property
@@ -76,6 +83,10 @@ class Progress:
         eta = "" if not left else f", {duration(left / self.rate) if self._now else '?'} left"
         bad = f", {self._rejected:,} rejected" if self._rejected else ""
         return f"{done:,} of {self._total:,} {self._unit} ({share:.1f} %), {self.rate:.1f} {self._unit}/s{eta}{bad}"
+
+    def _tell(self) -> None:
+        self._told = self._clock()
+        metrics.report_progress(self._earlier + self._now, self._total, self.rate, self._unit)
 
     def _write(self, *, final: bool) -> None:
         self._last = self._clock()

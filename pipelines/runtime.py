@@ -6,9 +6,8 @@ does *not* do: the order of a job (its `flow`), its progress (`progress`), its r
 
 import logging
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,10 @@ import ray
 from ray.data import DataContext
 
 from llava_core.errors import ConfigError
+from pipelines import metrics, security
 
 log = logging.getLogger(__name__)
 
-UNSAFE_SWITCHES = (
-    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
-    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
-    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
-)
-"""Variables that make Ray unpickle what a data file brings: whoever wrote the file could run code here."""
 _PACKAGES = ("schemas", "llava_core", "pipelines")
 _MEBIBYTE = 2**20
 _LEAST_STORE, _MOST_STORE = 80 * _MEBIBYTE, 2048 * _MEBIBYTE
@@ -74,31 +68,22 @@ def start_ray(
         The nodes that are up.
 
     Raises:
-        ConfigError: a variable is set that lets data files run code, or the cluster does not answer.
+        ConfigError: a variable is set that lets data files run code; the cluster does not answer, or answers to
+            somebody without a token where TESSERA_OPEN_CLUSTER says "refuse" (`security`).
     """
-    check_environment()
+    security.check_environment()
+    policy = security.open_cluster_policy()
     if not ray.is_initialized():
         address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
         if address == "local":
             _start_local(num_cpus, object_store_bytes)
         else:
-            _join(address)
+            _join(address, policy)
+        metrics.report_start()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return nodes()
-
-
-def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Refuse variables that let data files run code.
-
-    Raises:
-        ConfigError: naming those that are set.
-    """
-    environment = os.environ if environment is None else environment
-    found = [name for name in UNSAFE_SWITCHES if environment.get(name)]
-    if found:
-        raise ConfigError(f"{', '.join(found)} must not be set: it lets data files run code; unset it and start again")
 
 
 def nodes() -> list[Node]:
@@ -174,7 +159,7 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
     # Ray turns its token on by itself, and makes it readable to everybody; made before, it is the owner's alone.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
-        keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
+        security.keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
     with _code_on_path(os.environ):
         ray.init(
             address="local",
@@ -187,35 +172,23 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
     log.info("started Ray on this machine")
 
 
-def _join(address: str) -> None:
+def _join(address: str, policy: security.Policy) -> None:
     """Join a cluster; a submitted job has its code there already, any other driver sends it."""
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     code = {} if submitted else {"py_modules": [str(_root() / package) for package in _PACKAGES]}
     try:
-        ray.init(address=address, runtime_env=code or None, log_to_driver=False, logging_level=logging.ERROR)
+        joined = ray.init(address=address, runtime_env=code or None, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {address}: {error}; start one or leave --ray-address out"
         ) from error
-    log.info("joined Ray at %s", address)
-
-
-def keep_token_private(path: Path, environment: Mapping[str, str]) -> None:
-    """Make Ray's local token readable to its owner only, and make it where it is missing.
-
-    Args:
-        path: where Ray looks for it.
-        environment: nothing is done where it names another token.
-    """
-    if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    except FileExistsError:
-        if path.stat().st_uid == os.getuid():
-            path.chmod(0o600)
+        security.check_cluster(policy, head=head, dashboard=joined.dashboard_url)
+    except ConfigError:
+        ray.shutdown()
+        raise
+    log.info("joined Ray at %s", address)
 
 
 @contextmanager

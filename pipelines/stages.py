@@ -17,6 +17,7 @@ import ray
 import ray.data
 
 from llava_core.errors import TesseraError
+from pipelines import metrics
 from pipelines.parts import PartFile, Receipt
 from pipelines.runtime import WorkerPlan
 
@@ -46,6 +47,8 @@ class FragmentStage(ABC):
 
     def __init__(self, attempts: Any = None) -> None:
         self.attempts = attempts
+        self.counts: Counter[str] = Counter()
+        """What `do` counts for `metrics.COUNTS`; handed to the driver with the receipt."""
 
     @abstractmethod
     def do(self, work: Mapping[str, Any]) -> Receipt:
@@ -56,11 +59,12 @@ class FragmentStage(ABC):
 
         A broken contract comes back as "broken", because an exception that crosses Ray loses its type and its cause.
         """
+        self.counts = Counter()
         try:
             receipt = self.do(json.loads(row["work"]))
         except TesseraError as error:
-            return {"receipt": "", "broken": f"{type(error).__name__}: {error}"}
-        return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": ""}
+            return {"receipt": "", "broken": f"{type(error).__name__}: {error}", "counts": ""}
+        return {"receipt": json.dumps(dataclasses.asdict(receipt)), "broken": "", "counts": json.dumps(self.counts)}
 
     def begun(self, name: str) -> int:
         """Count one more beginning of some work, and return how many it are: the ones before ended with their worker.
@@ -104,7 +108,10 @@ def stream_receipts(
     for row in receipts.iter_rows():
         if row["broken"]:
             raise WorkerError(row["broken"])
-        yield receipt_of(json.loads(row["receipt"]))
+        receipt = receipt_of(json.loads(row["receipt"]))
+        metrics.report_rows(receipt.ok, receipt.rejected)
+        metrics.report_counts(json.loads(row["counts"]))
+        yield receipt
 
 
 def receipt_of(values: Mapping[str, Any]) -> Receipt:

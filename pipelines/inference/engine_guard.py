@@ -80,6 +80,8 @@ class EngineGuard:
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
+        self.starts = 0
+        """Processes started so far."""
         self._child: Child | None = self._start()
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -158,6 +160,7 @@ class EngineGuard:
     def _start(self) -> Child:
         environment = {name: value for name, value in os.environ.items() if not any(word in name for word in _SECRETS)}
         argument = json.dumps(dataclasses.asdict(self.spec))
+        self.starts += 1
         try:
             child = Child(
                 "pipelines.inference.engine_process",

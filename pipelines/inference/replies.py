@@ -40,18 +40,23 @@ class Replies:
         self._kept = kept
         self._recent: OrderedDict[Key, Reply] = OrderedDict()
         self._own: dict[Key, Reply | None] = {}
+        self.new = self.known = 0
+        """Requests of this fragment that were asked, and those whose reply was known."""
 
     def begin(self) -> None:
         """Begin a fragment: what was asked and never answered, because its worker's work was cut off, is forgotten."""
         self._own = {}
+        self.new = self.known = 0
 
     def expect(self, key: Key) -> bool:
         """Whether a request's reply is known or on its way; if not, the caller has to ask, and then to `add` it."""
-        if key in self._own:
-            return True
-        found = self._recent.get(key)
-        self._own[key] = found
-        return found is not None
+        if key not in self._own:
+            self._own[key] = self._recent.get(key)
+            if self._own[key] is None:
+                self.new += 1
+                return False
+        self.known += 1
+        return True
 
     def add(self, key: Key, reply: Reply) -> None:
         """Note a reply."""

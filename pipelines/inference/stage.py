@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from llava_core.checkpoints import resolve_model
@@ -86,6 +87,7 @@ class InferenceStage(FragmentStage):
         count = spec.decoders or decoders_for(threads, on_gpu=device != "cpu")
         self.decoders = Decoders(spec.sandbox, count, spec.settings.config.tiles.tile_size)
         self.replies = Replies()
+        self._starts = 0
         # at once, because loading takes longer than what comes before the first row
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine").submit(self._start)
 
@@ -129,8 +131,21 @@ class InferenceStage(FragmentStage):
             "run_id": self.spec.settings.run_id,
             "storage_options": self.spec.storage_options,
         }
-        table = take_over(work.fragment, work.known, self._rows(rows, work, self.replies), **place)
+        made = self._rows(rows, work, self.replies)
+        self._count(made)
+        table = take_over(work.fragment, work.known, made, **place)
         return write_fragment(table, self.spec.inquiry.schema, fragment_id=work.work_id, **place)
+
+    def _count(self, rows: pa.Table) -> None:
+        """Count what the rows took, for `metrics`."""
+        for kind, column in (("prompt", "prompt"), ("image", "image"), ("generated", "output")):
+            self.counts[f"tokens/{kind}"] = pc.sum(rows[f"num_{column}_tokens"], min_count=0).as_py()
+        # the base tile beside the grid
+        tiles = pc.add(pc.multiply(rows["grid_rows"], rows["grid_cols"]), 1)
+        self.counts["tiles"] = pc.sum(tiles, min_count=0).as_py()
+        self.counts["requests/new"], self.counts["requests/known"] = self.replies.new, self.replies.known
+        self.counts["engine_starts"] = self.engine.starts - self._starts
+        self._starts = self.engine.starts
 
     def close(self) -> None:
         """End its processes."""

@@ -22,7 +22,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from llava_core.errors import ConfigError, TesseraError
-from pipelines import record, runtime
+from pipelines import metrics, record, runtime
 from pipelines.cli import Say, own_cause, render_lines
 from pipelines.errors import StalledError
 from pipelines.progress import Progress, duration
@@ -186,6 +186,7 @@ def _fit(trainer: TorchTrainer, board: Any, timeout: float, say: Say) -> BaseExc
                 raise StalledError(f"no step came back within {duration(timeout)}")
             continue
         last = time.monotonic()
+        metrics.report_step(values)
         if at[0] != shown[0]:
             bar = _next_bar(bar, values, say)
         if bar is not None:

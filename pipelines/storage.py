@@ -82,10 +82,11 @@ def storage_options(uri: str, environment: Mapping[str, str] | None = None) -> d
         environment: the variables; the process's own by default.
 
     Returns:
-        AWS_* strings; empty for local URIs. Without keys, both clients look for the machine's own role.
+        AWS_* strings; empty for local URIs. Without keys, both clients look for a file of them, and for the machine's
+        own role.
 
     >>> sorted(storage_options("s3://b/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "eu"}))
-    ['AWS_ALLOW_HTTP', 'AWS_ENDPOINT_URL', 'AWS_REGION']
+    ['AWS_ALLOW_HTTP', 'AWS_ENDPOINT_URL', 'AWS_FORCE_CREDENTIAL_LOAD', 'AWS_REGION']
     """
     if protocol(uri) not in ("s3", "s3a"):
         return {}
@@ -97,6 +98,9 @@ def storage_options(uri: str, environment: Mapping[str, str] | None = None) -> d
             options[name] = value
     if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["AWS_ALLOW_HTTP"] = "true"
+    if "AWS_ENDPOINT_URL" in options and "AWS_ACCESS_KEY_ID" not in options:
+        # without it, deltalake looks for keys in files and roles only where the store is Amazon's own
+        options["AWS_FORCE_CREDENTIAL_LOAD"] = "true"
     return options
 
 

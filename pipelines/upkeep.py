@@ -1,4 +1,4 @@
-"""What is done to a whole table on purpose: replace it, take a run out, remove files that nothing refers to.
+"""What is done to a whole table on purpose: replace it, take a run out, go back, remove files that nothing refers to.
 
 What this does *not* do: the everyday commit, in `tables`.
 """
@@ -90,6 +90,34 @@ def replace_table(
         marks |= {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1, counter(run_id, done + 1): len(names)}
         swap(table, add_actions(receipts), marks, mode="overwrite")
         return CommitReport(committed=tuple(names), already=(), withdrawn=(), version=table.version() + 1)
+
+    return retry_conflicts(attempt, table_uri)
+
+
+def restore(table_uri: str, version: int, *, storage_options: StorageOptions | None = None) -> int:
+    """Bring back the rows of an earlier version, as a new one; marks of what was committed since count no longer.
+
+    Args:
+        table_uri: the table.
+        version: an earlier one, whose files are still there.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        The new version.
+
+    Raises:
+        ConfigError: there is no such table or version.
+        ConflictError: other writers were faster 30 times in a row.
+    """
+
+    def attempt() -> int:
+        table = open_table(table_uri, storage_options)
+        if table is None or not 0 <= version < table.version():
+            newest = "no table" if table is None else f"version {table.version()}"
+            raise ConfigError(f"there is no version {version} before the newest of {table_uri}: {newest}")
+        mark = Transaction(WHOLE_TABLE, _times(table, WHOLE_TABLE) + 1)
+        table.restore(version, commit_properties=CommitProperties(max_commit_retries=0, app_transactions=[mark]))
+        return table.version()
 
     return retry_conflicts(attempt, table_uri)
 

@@ -117,4 +117,4 @@ def test_both_clients_get_the_same_credentials_from_one_source() -> None:
     assert ours["client_kwargs"] == {"endpoint_url": "http://127.0.0.1:9000", "region_name": "eu-north-1"}
     assert storage.storage_options("/data", environment) == storage.fsspec_options("/data", delta) == {}
     secure = storage.storage_options("s3://b/k", {"AWS_ENDPOINT_URL": "https://store"})
-    assert secure == {"AWS_ENDPOINT_URL": "https://store"}
+    assert secure == {"AWS_ENDPOINT_URL": "https://store", "AWS_FORCE_CREDENTIAL_LOAD": "true"}

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from llava_core.errors import ConfigError
 from pipelines.errors import TableError
 from pipelines.tables import commit, committed_fragments
-from pipelines.upkeep import overwrite, replace_table, vacuum
+from pipelines.upkeep import overwrite, replace_table, restore, vacuum
 from tests.pipelines.table_cases import SCHEMA, fragment_counts, uids, write
 
 
@@ -44,6 +44,24 @@ def test_overwriting_the_table_takes_out_every_run(tmp_path: Path) -> None:
     both_runs(uri)
     both_runs(uri)
     assert fragment_counts(uri) == uids(("one_a", 3), ("two_a", 6))
+
+
+def test_an_earlier_version_comes_back_and_what_came_later_can_be_made_again(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    both_runs(uri)
+    before = DeltaTable(uri).version()
+    commit(uri, [write(uri, "two_b", 2, 0, run_id="two")], run_id="two", schema=SCHEMA)
+    overwrite(uri, run_id="one")
+    assert restore(uri, before) == before + 3
+    assert fragment_counts(uri) == uids(("one_a", 3), ("two_a", 6))
+    assert committed_fragments(uri, "two", ["two_a", "two_b"]) == set()
+    for name, count in (("two_a", 5), ("two_b", 1)):
+        assert commit(uri, [write(uri, name, count, 1, run_id="two")], run_id="two", schema=SCHEMA).committed == (name,)
+    assert fragment_counts(uri) == uids(("one_a", 3), ("two_a", 6), ("two_b", 2))
+    with pytest.raises(ConfigError, match=r"no version 99 before the newest of .*: version \d+"):
+        restore(uri, 99)
+    with pytest.raises(ConfigError, match="no table"):
+        restore(str(tmp_path / "nothing"), 0)
 
 
 def test_replacing_is_one_commit_and_the_same_again_is_none(tmp_path: Path) -> None:

@@ -98,6 +98,6 @@ def test_tokens_equal_the_reference_one_by_one(family: str) -> None:
     for limits, results in replies.items():
         for result, wanted in zip(results, expected, strict=True):
             assert result.token_ids == wanted.token_ids, (limits, result.request_id)
-            assert result.mean_logprob == pytest.approx(wanted.mean_logprob, abs=1e-4)
+            assert result.mean_logprob == pytest.approx(wanted.mean_logprob, abs=2e-5)  # measured 2.1e-6
             assert (result.num_prompt_tokens, result.grids) == (wanted.num_prompt_tokens, wanted.grids)
     assert engine.budget.used_bytes == 0

@@ -19,6 +19,7 @@ from pipelines.training.stages import Stage
 from tests.pipelines.training import cases
 
 TOLERANCE = 1e-5
+"""Measured: 0 of the loss, 1.1e-7 of gradients, on one and two threads."""
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,6 @@ def test_the_alignment_and_description_losses_against_a_hand_computation(folder:
             micro_batch([(two[1], encode(two[1], processor, None))], tower=True)
         )
     assert counts.tolist() == [two[0].num_targets + two[1].num_targets, two[1].num_targets, 1]
-    assert sums[2].item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert sums[2].item() == pytest.approx(by_hand.item(), rel=1e-5)  # measured 0
     assert sums[1].item() == pytest.approx(described[0][0].item(), rel=1e-5)
     assert module.weights().tolist() == [1.0, 0.5, 2.0]

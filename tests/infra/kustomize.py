@@ -29,7 +29,7 @@ def render(folder: Path) -> list[Manifest]:
 
 def load(path: Path) -> list[Manifest]:
     """Documents of a file."""
-    return [one for one in yaml.safe_load_all(path.read_text()) if one]
+    return [one for one in yaml.load_all(path.read_text(), yaml.CSafeLoader) if one]
 
 
 def _render(folder: Path, given: list[Manifest]) -> list[Manifest]:

@@ -175,6 +175,8 @@ def test_secrets_are_made_once_and_behind_a_closed_door(make_secrets: ModuleType
     key = re.search("aws_secret_access_key = ([0-9a-f]{64})\n", before["aws_credentials"])
     assert key is not None
     assert key[1] in before["store_config"]
+    # `ray job submit --working-dir .` sends this folder to the cluster
+    assert "infra/" in (ROOT / ".rayignore").read_text().splitlines()
     ignored = subprocess.run(["git", "check-ignore", "-q", "infra/docker/secrets/ray_token"], cwd=ROOT)
     assert ignored.returncode in (0, 128), "128: not a repository"
 

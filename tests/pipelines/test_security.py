@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -131,6 +132,35 @@ def test_open_doors_are_named(
     (message,) = caplog.messages
     assert "answer(s) without a token" in message
     assert "RAY_AUTH_MODE=token" in message
+
+
+@pytest.mark.parametrize("policy", ["refuse", "warn"])
+def test_a_job_looks_at_the_cluster_that_it_joins(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+
+    def check(found: str, **places: Any) -> None:
+        called.append((found, places))
+        if found == "refuse":
+            raise ConfigError("open")
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **_: SimpleNamespace(dashboard_url="10.1.2.3:8265"),
+        get_runtime_context=lambda: SimpleNamespace(gcs_address="10.1.2.3:6379"),
+        shutdown=lambda: called.append("left"),
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 3.0}}],
+    )
+    monkeypatch.setattr(runtime, "ray", ray)
+    monkeypatch.setattr(security, "check_cluster", check)
+    monkeypatch.setenv(security.OPEN_CLUSTER, policy)
+    places = {"head": "10.1.2.3", "dashboard": "10.1.2.3:8265"}
+    if policy == "refuse":
+        with pytest.raises(ConfigError, match="open"):
+            runtime.start_ray("10.1.2.3:6379")
+        assert called == [("refuse", places), "left"]
+    else:
+        assert runtime.start_ray("10.1.2.3:6379") == [runtime.Node(cpus=3.0)]
+        assert called == [("warn", places)]
 
 
 def test_doors_that_are_not_there_are_closed(dashboard: http.server.HTTPServer) -> None:

@@ -6,7 +6,7 @@ What this does *not* do: know what a page is about.
 import base64
 import hashlib
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#f6f5f1;--card:#fff;--ink:#1d1f23;--soft:#666a73;--line:#e3e1da;--accent:#0f766e;
@@ -26,6 +26,7 @@ p{max-width:80ch;margin:.2rem 0 1rem}
 .count{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:.7rem 1.1rem;min-width:8rem}
 .count b{display:block;font-size:1.5rem;line-height:1.2;font-variant-numeric:tabular-nums}
 .count span{color:var(--soft);font-size:.85rem}
+.count.bad b{color:var(--bad)}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:14px}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;padding:.5rem 1rem;border-bottom:1px solid var(--line);vertical-align:middle}
@@ -42,6 +43,9 @@ th{color:var(--soft);font-weight:600;font-size:.8rem;vertical-align:bottom}
 .plot h3{margin:0}
 .plot p{margin:0;font-size:.8rem}
 .plot svg{width:100%;height:auto;display:block;margin-top:.4rem}
+.plots figure{padding:.9rem 1rem .7rem;border-radius:14px}
+.plots figcaption{padding:0;font-size:1rem;font-weight:600;color:var(--ink)}
+.plots figure svg{width:100%;height:auto;margin-top:.4rem}
 svg text{fill:var(--soft);font:11px system-ui,sans-serif}
 svg .good{fill:var(--fill)} svg .bad{fill:var(--badfill)} svg .line{stroke:var(--bad);stroke-width:1.5}
 svg text.mark{fill:var(--bad);font-weight:600}
@@ -69,13 +73,14 @@ background:none;cursor:pointer}
 """
 
 
-def page(title: str, parts: Iterable[str], script: str = "") -> str:
+def page(title: str, parts: Iterable[str], script: str = "", style: str = "") -> str:
     """Put parts into one self-contained page whose policy allows no other script and no network.
 
     Args:
         title: of the browser's tab; escaped here.
         parts: HTML, escaped already.
         script: this project's own; allowed by its hash, so that none in a caption can run.
+        style: CSS beside what all pages share.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"; script-src 'sha256-{digest}'" if script else ""
@@ -83,20 +88,20 @@ def page(title: str, parts: Iterable[str], script: str = "") -> str:
     head = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>',
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}{style}</style></head>',
         "<body><main>",
     ]
     end = [f"<script>{script}</script>" if script else "", "</main></body></html>"]
     return "\n".join(part for part in [*head, *parts, *end] if part)
 
 
-def counts(figures: Mapping[str, int | str]) -> str:
-    """Figures in large print, label below."""
-    cells = (
-        f'<div class="count"><b>{f"{value:,}" if isinstance(value, int) else html.escape(value)}</b>'
-        f"<span>{html.escape(label)}</span></div>"
-        for label, value in figures.items()
-    )
+def counts(figures: Mapping[str, int | str], bad: Collection[str] = ()) -> str:
+    """Figures in large print, label below; those of `bad` labels are marked unless they are 0."""
+    cells = []
+    for label, value in figures.items():
+        mark = " bad" if value and label in bad else ""
+        large = f"{value:,}" if isinstance(value, int) else html.escape(value)
+        cells.append(f'<div class="count{mark}"><b>{large}</b><span>{html.escape(label)}</span></div>')
     return f'<div class="counts">{"".join(cells)}</div>'
 
 

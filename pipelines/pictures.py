@@ -1,4 +1,4 @@
-"""One picture for a page: made small, and as the HTML that shows it.
+"""Small pictures for pages: decoded at arm's length, made small there, and as the HTML that shows them.
 
 What this does *not* do: find pictures.
 """
@@ -6,27 +6,83 @@ What this does *not* do: find pictures.
 import base64
 import html
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
 
+from llava_core.errors import ImageReason, ImageRefused
 from llava_core.geometry import Size
-from llava_core.images import decode_image
+from llava_core.image_headers import DecodeLimits
+from pipelines.child import Buffer
+from pipelines.decoder_process import Decoder
+from pipelines.sandbox import Sandbox, SandboxSettings
 
 SIDE = 256
 """Longest side of a thumbnail, pixels."""
+SHRINK = "pipelines.pictures:shrink"
+"""The task that a decoding process runs for `thumbnails`."""
 
 
-def thumbnail(data: bytes) -> bytes:
-    """Shrink an encoded image to a JPEG of at most `SIDE` a side.
+def thumbnails(
+    files: Sequence[bytes], settings: SandboxSettings | None = None, *, side: int = SIDE, broken: bool = False
+) -> list[bytes | None]:
+    """Make images small, in a process that may die of them.
+
+    Args:
+        files: encoded images.
+        settings: limits of the process.
+        side: longest side of a thumbnail, pixels.
+        broken: show as much as there is of an image that is cut off.
+
+    Returns:
+        For each, in order, a JPEG; None where the image is refused.
+
+    Raises:
+        SandboxError: the process does not start.
+    """
+    if not files:
+        return []
+    options = {"side": side, "broken": broken}
+    with Sandbox(settings or SandboxSettings(), SHRINK, options) as sandbox:
+        found = sandbox.run(files)
+    return [None if isinstance(one, ImageRefused) else bytes(one.payload) for one in found]
+
+
+def shrink(
+    data: bytes, limits: DecodeLimits, decoder: Decoder, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Buffer]:
+    """The task: a JPEG of at most `side` a side.
 
     Raises:
         ImageRefused: it cannot be decoded.
     """
-    image = Image.fromarray(decode_image(data, at_least=Size(SIDE, SIDE)))
-    image.thumbnail((SIDE, SIDE))
+    side = options["side"]
+    try:
+        pixels = decoder(data, limits=limits, at_least=Size(side, side))
+    except ImageRefused as refused:
+        if not options["broken"] or refused.reason != ImageReason.TRUNCATED:
+            raise
+        pixels = _what_there_is(data, refused)
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=76)
-    return file.getvalue()
+    return {}, file.getvalue()
+
+
+def _what_there_is(data: bytes, refused: ImageRefused) -> NDArray[np.uint8]:
+    """The pixels of an image that is cut off, grey where there are none; its header has been read, so it is no bomb."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise refused from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def image_tag(data: bytes | None, words: str) -> str:

@@ -7,16 +7,17 @@ page's policy names it by its hash and forbids every other. What this does *not*
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipelines.curation.overrides import Overrides
 from pipelines.curation.report import Cluster, Forecast, Grid, Histogram, Member, Part, Report
 from pipelines.curation.select import NO_OVERRIDES
 from pipelines.page import bar, counts, heading, page, reason_tag, share, table
 from pipelines.pictures import image_tag
+from pipelines.plots import Mark, figure
+from pipelines.plots import histogram as draw
 from schemas.cluster import ClusterRole
 
-_WIDTH, _HEIGHT, _FOOT = 360, 132, 18
 _MOST_PARTS = 24
 
 _SCRIPT = """
@@ -115,51 +116,26 @@ def _histograms(report: Report) -> list[str]:
 
 def plot(shown: Histogram) -> str:
     """One histogram as SVG, kept below dropped, its thresholds drawn in."""
-    most = max((kept + gone for kept, gone in zip(shown.kept, shown.dropped, strict=True)), default=0) or 1
-    step, room = _WIDTH / len(shown.kept), _HEIGHT - _FOOT - 14
-    bars = []
-    for place, (kept, gone) in enumerate(zip(shown.kept, shown.dropped, strict=True)):
-        top = float(_HEIGHT - _FOOT)
-        for count, kind in ((kept, "good"), (gone, "bad")):
-            height = room * count / most
-            top -= height
-            if count:
-                box = f'x="{place * step:.1f}" y="{top:.1f}" width="{step - 1:.1f}" height="{max(height, 0.6):.1f}"'
-                bars.append(f'<rect class="{kind}" {box}/>')
-    marks = "".join(_mark(shown, rule.least, "≥") + _mark(shown, rule.most, "≤") for rule in shown.rules)
-    ends = (
-        f'<text x="0" y="{_HEIGHT - 4}">{_figure(shown.edges[0])}</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT - 4}" text-anchor="end">{_figure(shown.edges[-1])}</text>'
-    )
+    marks = [
+        *_marks(shown, "≥", [rule.least for rule in shown.rules]),
+        *_marks(shown, "≤", [r.most for r in shown.rules]),
+    ]
     wanted = "; ".join(rule.wanted for rule in shown.rules) or "no threshold"
     missing = f", {shown.missing:,} rows without a value" if shown.missing else ""
     scale = ", logarithmic" if shown.log else ""
-    label = html.escape(f"{wanted}{scale}{missing}")
-    name = html.escape(shown.measure)
-    return (
-        f'<div class="plot"><h3>{name}</h3><p class="why">{label}</p><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{name}: {label}">{"".join(bars)}{marks}{ends}</svg></div>'
-    )
+    ends = shown.edges[0], shown.edges[-1]
+    return draw(shown.measure, f"{wanted}{scale}{missing}", shown.kept, ends, bad=shown.dropped, marks=marks)
 
 
-def _mark(shown: Histogram, limit: float | None, sign: str) -> str:
-    if limit is None:
-        return ""
+def _marks(shown: Histogram, sign: str, limits: Sequence[float | None]) -> list[Mark]:
+    return [Mark(_place(shown, limit), f"{sign} {figure(limit)}") for limit in limits if limit is not None]
+
+
+def _place(shown: Histogram, limit: float) -> float:
     edges = shown.edges
     if shown.log:
-        place = math.log(max(limit, edges[0]) / edges[0]) / math.log(edges[-1] / edges[0])
-    else:
-        place = (limit - edges[0]) / (edges[-1] - edges[0])
-    x = min(max(place * _WIDTH, 1), _WIDTH - 1)
-    anchor, shift = ("start", 4) if x < _WIDTH / 2 else ("end", -4)
-    return (
-        f'<line class="line" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{_HEIGHT - _FOOT}"/>'
-        f'<text class="mark" x="{x + shift:.1f}" y="11" text-anchor="{anchor}">{sign} {_figure(limit)}</text>'
-    )
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return math.log(max(limit, edges[0]) / edges[0]) / math.log(edges[-1] / edges[0])
+    return (limit - edges[0]) / (edges[-1] - edges[0])
 
 
 def _compositions(report: Report) -> list[str]:

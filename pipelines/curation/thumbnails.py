@@ -8,12 +8,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llava_core.errors import ImageRefused
 from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusSettings
 from pipelines.curation.shard import read_pieces
 from pipelines.curation.shard_plan import narrow_piece
 from pipelines.fragments import Fragment, InputChanged
-from pipelines.pictures import thumbnail
+from pipelines.pictures import thumbnails
 from pipelines.storage import StorageOptions
 
 log = logging.getLogger(__name__)
@@ -56,14 +55,15 @@ def read_thumbnails(
     for place in dict.fromkeys(places):
         if place.fragment in by_id:
             groups.setdefault(place.fragment, []).append(place)
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for name, group in groups.items():
         ordered = sorted(group, key=lambda place: place.index)
         piece = narrow_piece(by_id[name], [place.index for place in ordered], [place.uid for place in ordered])
         try:
             for row in read_pieces([piece], storage_options, columns, corpus):
                 if row.images:
-                    found[row.uid] = thumbnail(row.images[0])
-        except (ImageRefused, InputChanged) as error:
+                    files[row.uid] = row.images[0]
+        except InputChanged as error:
             log.warning("no more pictures of fragment %s: %s", name, error)
-    return found
+    made = zip(files, thumbnails(list(files.values())), strict=True)
+    return {uid: picture for uid, picture in made if picture is not None}

@@ -7,7 +7,6 @@ import html
 import logging
 from collections.abc import Sequence
 
-from llava_core.errors import ImageRefused
 from pipelines.corpus_refs import load_image
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.evaluation.hallucination import hallucination_section
@@ -15,7 +14,7 @@ from pipelines.evaluation.items import Judged
 from pipelines.evaluation.output import UNTRAINED, Outcome, score_line
 from pipelines.fragments import CorpusRefused
 from pipelines.page import bar, counts, heading, page, reason_tag, share, table
-from pipelines.pictures import image_tag, thumbnail
+from pipelines.pictures import image_tag, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,8 @@ def _wrong(outcome: Outcome) -> list[str]:
         return []
     title = f"{outcome.benchmark.title}: items not fully right, worst first"
     why = f"{len(lost):,} of {len(outcome.judged):,}; the first {min(len(lost), MOST_WRONG)} with their picture."
-    cards = "".join(_card(one, outcome) for one in lost[:MOST_WRONG])
+    shown = lost[:MOST_WRONG]
+    cards = "".join(map(_card, shown, _pictures([one.item.image for one in shown], outcome.image_root)))
     rows = [
         [
             f'<span class="code">{html.escape(one.item.item_id)}</span>',
@@ -136,10 +136,9 @@ def _wrong(outcome: Outcome) -> list[str]:
     return [heading(title, why), f'<div class="cards">{cards}</div>', rest]
 
 
-def _card(one: Judged, outcome: Outcome) -> str:
-    picture = image_tag(_picture(one.item.image, outcome.image_root), one.item.item_id)
+def _card(one: Judged, picture: bytes | None) -> str:
     return (
-        f"<figure>{picture}<figcaption><b>{html.escape(one.item.question)}</b><br>"
+        f"<figure>{image_tag(picture, one.item.item_id)}<figcaption><b>{html.escape(one.item.question)}</b><br>"
         f"answer: <b>{html.escape(_answered(one))}</b><br>wanted: {html.escape(_references(one))}<br>"
         f"score {one.score:.2f} · {html.escape(one.item.item_id)}</figcaption></figure>"
     )
@@ -155,11 +154,13 @@ def _references(one: Judged) -> str:
     return " | ".join(distinct[:MOST_REFERENCES]) + more
 
 
-def _picture(image: str, root: str) -> bytes | None:
-    """A thumbnail; None where the picture cannot be had, with a line in the log."""
-    try:
-        data, _ = load_image(image, root, CorpusSettings(), None, "")
-        return thumbnail(data)
-    except (CorpusRefused, ImageRefused, OSError) as error:
-        log.warning("no picture of %s: %s", image[:80], error)
-        return None
+def _pictures(images: Sequence[str], root: str) -> list[bytes | None]:
+    """A thumbnail of each; None where the picture cannot be had, with a line in the log."""
+    files: dict[int, bytes] = {}
+    for place, image in enumerate(images):
+        try:
+            files[place], _ = load_image(image, root, CorpusSettings(), None, "")
+        except (CorpusRefused, OSError) as error:
+            log.warning("no picture of %s: %s", image[:80], error)
+    made = dict(zip(files, thumbnails(list(files.values())), strict=True))
+    return [made.get(place) for place in range(len(images))]

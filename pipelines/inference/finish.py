@@ -1,4 +1,4 @@
-"""What surrounds the work of a run: its record, rows that no longer belong, counts, gallery, closing table."""
+"""What surrounds the work of a run: its record, rows that no longer belong, counts, pages, closing table."""
 
 import dataclasses
 from collections.abc import Collection
@@ -12,11 +12,12 @@ from pipelines.cli import Accounts, Say, render_accounts
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.gallery import write_gallery
 from pipelines.inference.job import InferenceJob, missing_works
+from pipelines.inference.run_report_page import write_run_report
 from pipelines.inference.work import total_rows
 from pipelines.record import RunRecord
 from pipelines.storage import is_local, join_uri
 
-GALLERY = "gallery.html"
+GALLERY, REPORT = "gallery.html", "run_report.html"
 
 
 def stale_fragments(job: InferenceJob) -> set[str]:
@@ -63,13 +64,27 @@ def finish(
         say(f"run {other} was taken out (--overwrite); older versions of the table still show it")
     counts = count(job)
     remote: Any = ray.remote(num_cpus=0)
-    page = join_uri(spec.table_uri, GALLERY)
-    # on a worker, because it decodes images
-    ray.get(remote(write_gallery).remote(page, job.works, spec, counts, trained=job.trained))
+    earlier = RunRecord.read(spec.table_uri, job.run_id, options)
+    # on a worker, because they read the table and the images that they show
+    ray.get(remote(write_pages).remote(job, counts, earlier.started if earlier else ""))
     complete = counts.rows == rows_in(job, counts)
     out = {"ok": counts.ok, **counts.rejected}
     _write_record(job, config, status="complete" if complete else "failed", counts=out)
     _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)
+
+
+def write_pages(job: InferenceJob, counts: Counts, started: str) -> None:
+    """Write the pages of a run: a sample of it, and how it went.
+
+    Args:
+        job: whose run it is.
+        counts: of the run.
+        started: when its last start was.
+    """
+    spec = job.spec
+    write_gallery(join_uri(spec.table_uri, GALLERY), job.works, spec, counts, trained=job.trained)
+    report = join_uri(spec.table_uri, REPORT)
+    write_run_report(report, job.works, spec, counts, trained=job.trained, started=started)
 
 
 def count(job: InferenceJob) -> Counts:
@@ -125,10 +140,10 @@ def _write_record(
 def _close(job: InferenceJob, counts: Counts, *, new_rows: int, seconds: float, say: Say) -> None:
     """Say the closing table, then raise if it does not add up."""
     uri = job.spec.table_uri
-    gallery = join_uri(uri, GALLERY)
+    pages = {"gallery": join_uri(uri, GALLERY), "report": join_uri(uri, REPORT)}
     places = {
         "table": uri,
-        "gallery": f"file://{gallery}" if is_local(uri) else gallery,
+        **{name: f"file://{page}" if is_local(uri) else page for name, page in pages.items()},
         "deltalake": f'DeltaTable("{uri}").to_pandas()',
         "polars": f'pl.read_delta("{uri}").filter(pl.col("run_id") == "{job.run_id}")',
     }

@@ -1,38 +1,28 @@
 """`gallery.html`: a sample of a run, to look at the result.
 
 Replies are read back from the table, images from the corpus they came from; which ones is decided by hashes, so the
-same table gives the same page. What this does *not* do: run on the driver (`finish` sends it to a worker, because it
-decodes images), or draw the page (`gallery_page`).
+same table gives the same page. What this does *not* do: run on the driver (`finish` sends it to a worker), decode in
+its process (`thumbnails`), or draw the page (`gallery_page`).
 """
 
 import hashlib
 import heapq
-import io
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow.dataset as ds
-from PIL import Image
 
-from llava_core.errors import ImageRefused
-from llava_core.images import decode_image
 from pipelines.accounts import Counts
-from pipelines.corpus import read_fragment
-from pipelines.fragments import Fragment, InputChanged, make_fragment
 from pipelines.inference.gallery_page import Card, Rejection, render_page
 from pipelines.inference.stage import StageSpec
+from pipelines.inference.thumbnails import read_thumbnails
 from pipelines.inference.work import Work, total_rows
-from pipelines.storage import corpus_options, write_bytes
+from pipelines.storage import write_bytes
 from pipelines.tables import open_table
-
-log = logging.getLogger(__name__)
 
 MAX_REPLIES, MAX_REJECTIONS = 200, 100
 MAX_FRAGMENTS = 25
 """Images come from at most this many fragments, so that a large corpus is not read again."""
-THUMBNAIL_SIDE = 480
-"""Longest side of a thumbnail, pixels: about twice what a card shows."""
 _COLUMNS = [
     *("uid", "uri", "fragment_id", "num_image_tokens", "num_output_tokens", "mean_logprob"),
     *("grid_rows", "grid_cols", "image_height", "image_width"),
@@ -54,7 +44,7 @@ def write_gallery(uri: str, works: Sequence[Work], spec: StageSpec, counts: Coun
     replies = _sample(spec, "ok", [*_COLUMNS, *inquiry.shown_columns], set(chosen), MAX_REPLIES)
     names = {one.work_id for one in works}
     rejected = _sample(spec, "rejected", ["uid", "uri", "fragment_id", "error", "error_detail"], names, MAX_REJECTIONS)
-    thumbnails = _thumbnails(replies, chosen, spec)
+    thumbnails = read_thumbnails(replies, chosen, spec)
     page = render_page(
         title=inquiry.title,
         lead=f"{inquiry.lead} asked of {settings.model} (revision {settings.model_revision}); "
@@ -90,43 +80,6 @@ def _rows(spec: StageSpec, status: str, columns: list[str], fragments: set[str])
     wanted = mine & ds.field("fragment_id").isin(sorted(fragments))
     for batch in table.to_pyarrow_dataset().to_batches(columns=columns, filter=wanted):
         yield from batch.to_pylist()
-
-
-def _thumbnails(rows: Sequence[dict[str, Any]], fragments: dict[str, Fragment], spec: StageSpec) -> dict[str, bytes]:
-    """uid → small JPEG, for as many rows as the corpus gives again."""
-    wanted = {row["uid"] for row in rows}
-    found: dict[str, bytes] = {}
-    for name in dict.fromkeys(row["fragment_id"] for row in rows):
-        options = corpus_options(fragments[name].root, spec.storage_options)
-        part = narrow(fragments[name], wanted)
-        try:
-            for row in read_fragment(part, storage_options=options, columns=spec.columns, settings=spec.corpus):
-                if row.uid in wanted and row.images:
-                    found[row.uid] = thumbnail(row.images[0])
-        except (ImageRefused, InputChanged) as error:
-            log.warning("gallery: no more images of fragment %s: %s", name, error)
-    return found
-
-
-def narrow(fragment: Fragment, uids: set[str]) -> Fragment:
-    """Leave out of a fragment of files those that nobody asks for, so that they are not read; others stay whole."""
-    if fragment.kind != "files":
-        return fragment
-    rows = tuple(row for index, row in enumerate(fragment.rows) if fragment.row_uid(index) in uids)
-    return make_fragment(kind="files", source=fragment.source, root=fragment.root, rows=rows)
-
-
-def thumbnail(data: bytes) -> bytes:
-    """Shrink an encoded image to a JPEG of at most `THUMBNAIL_SIDE` a side.
-
-    Raises:
-        ImageRefused: it cannot be decoded.
-    """
-    image = Image.fromarray(decode_image(data))
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=78)
-    return file.getvalue()
 
 
 def _facts(row: dict[str, Any]) -> str:

@@ -5,19 +5,15 @@ What this does *not* do: measure (`watch`).
 
 import html
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from pipelines.plots import Curve, chart
 from pipelines.progress import duration
 from pipelines.storage import StorageOptions, join_uri, read_bytes, write_bytes
 from pipelines.training.watch import METRICS, REJECTED
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 460, 190, 58, 24, 8
-_MOST_POINTS = 600
-_COLORS = ("#2563eb", "#d97706", "#059669", "#b91c1c", "#7c3aed")
 _STYLE = """body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1000px;padding:0 1rem;color:#1f2937}
 h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2.2rem;border-top:1px solid #e5e7eb;padding-top:1rem}
 figure{margin:0}figcaption{font-weight:600;margin:.6rem 0 .2rem}.charts{display:grid;gap:.6rem 2rem;
@@ -25,18 +21,6 @@ grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}svg{width:100%;height:a
 table{border-collapse:collapse}td,th{padding:.15rem 1rem .15rem 0;text-align:left;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums}svg text{font:11px system-ui,sans-serif;fill:#4b5563}
 .key{font-weight:400;margin-left:.8rem}"""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One chart."""
-
-    title: str
-    """What it shows, with its unit."""
-    series: Mapping[str, Sequence[tuple[float, float]]]
-    """Name → points (step, value)."""
-    from_zero: bool = True
-    """The axis begins at 0."""
 
 
 def write_report(
@@ -113,62 +97,6 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> list[Curve]:
         Curve("Share of non-padding tokens, and of time waiting for data", series("non_padding", "data_wait")),
     ]
     return [*found, Curve("MFU", series("mfu"))] if "mfu" in lines[-1] else found
-
-
-def chart(curve: Curve) -> str:
-    """A chart as SVG: one line for each series, axes with round numbers."""
-    points = [point for one in curve.series.values() for point in one if math.isfinite(point[1])]
-    if not points:
-        return ""
-    left, right = min(x for x, _ in points), max(x for x, _ in points)
-    low = 0.0 if curve.from_zero else min(y for _, y in points)
-    ticks = round_ticks(min(low, min(y for _, y in points)), max(y for _, y in points))
-    low, high = ticks[0], ticks[-1]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - left) / max(right - left, 1)
-        up = (y - low) / (high - low)
-        return _LEFT + across * (_WIDTH - _LEFT - 8), _HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - _TOP)
-
-    parts = []
-    for tick in ticks:
-        y = place(left, tick)[1]
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e7eb"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,.6g}</text>')
-    for x, anchor in ((left, "start"), (right, "end")):
-        parts.append(f'<text x="{place(x, low)[0]:.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">step {x:,.0f}</text>')
-    keys = ""
-    for (name, one), color in zip(curve.series.items(), _COLORS * 3, strict=False):
-        drawn = " ".join(
-            f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in thin(one) if math.isfinite(point[1]))
-        )
-        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="1.6"/>')
-        if len(curve.series) > 1:
-            keys += f'<span class=key style="color:{color}">{html.escape(name)}</span>'
-    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(curve.title)}">'
-    return f"<figure><figcaption>{html.escape(curve.title)}{keys}</figcaption>{svg}{''.join(parts)}</svg></figure>"
-
-
-def round_ticks(low: float, high: float) -> list[float]:
-    """Four to seven round numbers from at most `low` to at least `high`.
-
-    >>> round_ticks(0, 4.6), round_ticks(0, 0.00098)
-    ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 0.0002, 0.0004, 0.0006, 0.0008, 0.001])
-    """
-    span = max(high - low, abs(high) * 1e-3, 1e-12)
-    unit = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if span / (unit * factor) <= 5)
-    first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), math.floor(low / step + 1e-9) + 1)
-    return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
-
-
-def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most some hundred points: means of neighbours, the ends among them."""
-    width = -(-len(points) // _MOST_POINTS)
-    if width <= 1:
-        return list(points)
-    groups = [points[start : start + width] for start in range(0, len(points), width)]
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
 def _lines(uri: str, options: StorageOptions | None) -> list[dict[str, Any]]:

@@ -4,51 +4,18 @@ import base64
 import dataclasses
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from pipelines import tables
 from pipelines.accounts import counts
-from pipelines.corpus import read_fragment
-from pipelines.corpus_settings import CorpusSettings
 from pipelines.inference import gallery
-from pipelines.inference.config import CaptionConfig
-from pipelines.inference.gallery import narrow, thumbnail, write_gallery
+from pipelines.inference.gallery import write_gallery
 from pipelines.inference.gallery_page import Card, Rejection, render_page
-from pipelines.inference.job import InferenceJob, freeze
-from pipelines.inference.rows import generate_rows
-from pipelines.parts import write_fragment
-from schemas.caption import CAPTION
-from tests.pipelines.inference.fakes import EchoEngine, FakeDecoder, photo
-
-HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
-
-
-class _Tags(HTMLParser):
-    """Collects tags with their attributes, and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag."""
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        """Note text."""
-        self.text += data
-
-
-def parsed(page: str) -> _Tags:
-    """Read a page as a browser would."""
-    tags = _Tags()
-    tags.feed(page)
-    return tags
+from pipelines.inference.job import InferenceJob
+from pipelines.inference.thumbnails import narrow
+from tests.pipelines.inference.page_cases import HOSTILE, commit, parsed, photos_job
 
 
 def test_hostile_words_stay_words() -> None:
@@ -92,28 +59,7 @@ def test_counts_and_what_is_shown_of_them() -> None:
 @pytest.fixture
 def job(tmp_path: Path) -> InferenceJob:
     """A run in a table: 9 photos of at least 3 fragments, and a broken one."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(9):
-        (folder / f"{number}.jpg").write_bytes(photo(40 + number, 90, seed=number))
-    (folder / "-1.jpg").write_bytes(b"<i>bad</i> photo")
-    corpus = CorpusSettings(rows_per_fragment=3)
-    job = freeze(CaptionConfig(input=(str(folder),), output=str(tmp_path / "out"), prompt="Why <b>?", corpus=corpus))
-    assert len(job.works) >= 3
-    commit(job)
-    return job
-
-
-def commit(job: InferenceJob) -> None:
-    """Caption a job's fragments with numbers in place of a model, and commit them."""
-    receipts = []
-    for work in job.works:
-        rows = list(read_fragment(work.fragment, settings=job.spec.corpus))
-        engine = EchoEngine({row.uid: int(Path(row.uri).stem) for row in rows})
-        name, uri = work.work_id, job.spec.table_uri
-        table = generate_rows(rows, engine, FakeDecoder(), job.spec.settings, job.spec.inquiry, work)
-        receipts.append(write_fragment(table, CAPTION, table_uri=uri, fragment_id=name, run_id=job.run_id))
-    tables.commit(job.spec.table_uri, receipts, run_id=job.run_id, schema=CAPTION)
+    return photos_job(tmp_path)
 
 
 def _page(job: InferenceJob) -> str:
@@ -171,8 +117,3 @@ def test_only_files_that_are_shown_are_read_again(job: InferenceJob) -> None:
     wanted = {fragment.row_uid(1)}
     part = narrow(fragment, wanted)
     assert (part.num_rows, part.row_uid(0)) == (1, fragment.row_uid(1))
-
-
-def test_a_thumbnail_is_small_and_upright() -> None:
-    with Image.open(io.BytesIO(thumbnail(photo(1500, 900)))) as image:
-        assert (image.format, image.size) == ("JPEG", (288, 480))

@@ -1,28 +1,70 @@
-"""Does the driver of the captioning job stay small? Its resident memory over 10,000 images, against that at its start.
+"""Does the captioning job stay small? Memory of its driver and of its workers' actors: 100,000 images against 10,000.
 
-    python benchmarks/memory_growth.py [IMAGES]
+    python benchmarks/memory_growth.py [FEW MANY]
 
-The whole job as a user runs it: files, the embedded model on a local Ray, a Delta table, the gallery. One generated
-token each, because the driver never sees what a caption costs. Memory is sampled ten times a second from before Ray is
-started (imports done) to the end; the largest sample counts.
+The whole job from files to a Delta table with its pages, each size in a process of its own with a Ray of its own. In
+place of the model stands an engine that says how large each image is, because neither the driver nor an actor ever
+holds the model: it lives in a process apart, whose memory does not depend on the corpus. Resident memory is sampled
+five times a second; the largest sample counts. Beside it, the driver's growth from its start (imports done) on.
 """
 
 import functools
 import io
+import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from report import report
 
+from llava_core.engine.types import Request, Result
+from llava_core.geometry import Size
+from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
-from pipelines.inference.flow import run_job
+from pipelines.inference.job import InferenceJob, freeze
 
-IMAGES = 10_000
+FEW, MANY = 10_000, 100_000
+ACTOR = "ray::MapWorker"
 BAR_MB = 300
+
+
+class Sizes:
+    """An engine without a model."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self.beat = beat
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """One result for each request, in order."""
+        self.beat()
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Result:
+        image: Any = request.images[0]
+        height, width = image.shape[:2]
+        return Result(
+            request_id=request.request_id,
+            text=f"{height} by {width}",
+            token_ids=(height, width),
+            finish_reason="stop",
+            num_prompt_tokens=9,
+            num_image_tokens=4,
+            mean_logprob=-0.5,
+            min_logprob=-1.0,
+            image_sizes=(Size(height, width),),
+            grids=(Size(0, 0),),
+        )
+
+
+def engine(spec: Mapping[str, Any], beat: Callable[[], None]) -> Sizes:
+    """The factory, called in the engine's process."""
+    return Sizes(beat)
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -36,41 +78,96 @@ def write_images(folder: Path, count: int) -> None:
         place.write_bytes(file.getvalue())
 
 
-def resident_mb() -> float:
-    """Resident memory of this process, MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+def resident_mb(process: str = "self") -> float:
+    """Resident memory of a process, MB; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
-def main() -> int:
-    """Run the job and print the claim."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
+def actors() -> list[str]:
+    """Ids of the processes that hold an actor of the stage, in this process' session."""
+    found = []
+    own = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[3]
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command, stat = (path / "cmdline").read_text(), (path / "stat").read_text()
+        except OSError:
+            continue
+        if command.startswith(ACTOR) and stat.rpartition(")")[2].split()[3] == own:
+            found.append(path.name)
+    return found
+
+
+def measure(count: int) -> None:
+    """Run the job over so many images, and print MB: the driver's at its start, its most, an actor's most."""
+    freezing = freeze
+
+    def light(config: CaptionConfig) -> InferenceJob:
+        job = freezing(config)
+        return replace(job, spec=replace(job.spec, engine_factory="memory_growth:engine"))
+
+    flow.freeze = light  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as temp:
-        photos, output = Path(temp) / "photos", Path(temp) / "captions"
+        photos = Path(temp) / "photos"
         write_images(photos, count)
         config = CaptionConfig(
-            input=(str(photos),), output=str(output), resolution="low", max_new_tokens=1, batch_size=64
+            input=(str(photos),), output=str(Path(temp) / "captions"), resolution="low", batch_size=64
         )
-        start = peak = resident_mb()
+        start = driver = resident_mb()
+        actor = 0.0
         done = threading.Event()
 
         def watch() -> None:
-            nonlocal peak
-            while not done.wait(0.1):
-                peak = max(peak, resident_mb())
+            nonlocal driver, actor
+            while not done.wait(0.2):
+                driver = max(driver, resident_mb())
+                actor = max([actor, *map(resident_mb, actors())])
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            run_job(config, functools.partial(print, flush=True))
+            flow.run_job(config, functools.partial(print, flush=True))
         finally:
             done.set()
             watcher.join()
-        print(f"driver: {start:.0f} MB at its start, {peak:.0f} MB at most, {resident_mb():.0f} MB at its end")
-        claim = f"growth of the driver's resident memory while captioning {count:,} images"
-        holds = report(claim, peak - start, "MB", f"<= {BAR_MB}", "its own at its start")
-    return int(holds is False)
+    print(f"{start} {driver} {actor}")
+
+
+def main(few: int = FEW, many: int = MANY) -> int:
+    """Run both sizes and print the claims."""
+    found = {}
+    for count in (few, many):
+        command = [sys.executable, __file__, "--one", str(count)]
+        # a session of its own, so that its actors are told from others'
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
+        found[count] = [float(word) for word in process.stdout.splitlines()[-1].split()]
+        print(
+            "{:,} images: driver {:.0f} MB at its start and {:.0f} MB at most, actor {:.0f} MB at most".format(
+                count, *found[count]
+            )
+        )
+    (start, driver, actor), (_, small_driver, small_actor) = found[many], found[few]
+    peer = f"{few:,} images, the same job"
+    growth = report(
+        f"growth of the driver's memory over {many:,} images",
+        driver - start,
+        "MB",
+        f"<= {BAR_MB}",
+        "its own at its start",
+    )
+    claim = "resident memory over {:,} images, the {}'s"
+    holds = [
+        report(claim.format(many, "driver"), driver / small_driver, "x", "<= 1.15", peer),
+        report(claim.format(many, "actor"), actor / small_actor, "x", "<= 1.15", peer),
+    ]
+    return int(False in (growth, *holds))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["--one"]:
+        measure(int(sys.argv[2]))
+    else:
+        sys.exit(main(*map(int, sys.argv[1:3])))

@@ -161,14 +161,16 @@ class LLaVAProcessor:
         image_tokens: Sequence[int] = (),
         video_tokens: Sequence[int] = (),
         *,
+        add_generation_prompt: bool = False,
         image_placement: ImagePlacement = "front",
     ) -> Tokens:
         """Ids and labels of a conversation whose media are known by their plans alone: nothing is decoded.
 
         Args:
-            conversation: its last turn is the assistant's.
+            conversation: its last turn is the assistant's, or the user's where a generation prompt is added.
             image_tokens: of each image, as `plan_tiles` counts them.
             video_tokens: of each video.
+            add_generation_prompt: end with the opening of an answer.
             image_placement: as in `render`.
 
         Returns:
@@ -178,7 +180,8 @@ class LLaVAProcessor:
             PromptRefused: as `encode` does.
         """
         check_media(conversation, len(image_tokens), len(video_tokens))
-        return self._tokenise(self._render(conversation, False, image_placement), image_tokens, video_tokens)
+        segments = self._render(conversation, add_generation_prompt, image_placement)
+        return self._tokenise(segments, image_tokens, video_tokens)
 
     def _render(self, conversation: Conversation, generate: bool, image_placement: ImagePlacement) -> list[Segment]:
         segments = render(conversation, self.template, generate, image_placement)

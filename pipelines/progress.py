@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
@@ -20,10 +21,12 @@ T = TypeVar("T")
 _TERMINAL_SECONDS = 0.2
 _STREAM_SECONDS = 10.0
 _METRIC_SECONDS = 1.0
+_RATE_SECONDS = 60.0
+"""How far back the rate of tokens looks."""
 
 
 class Progress:
-    """Rows done of rows in all, as a line on a stream.
+    """Rows done of rows in all, as a line on a stream; by tokens, if somebody notes them. Safe to call from threads.
 
     Args:
         total: rows in all, those of earlier runs included.
@@ -50,39 +53,85 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._every = every_s if every_s is not None else _TERMINAL_SECONDS if self._terminal else _STREAM_SECONDS
         self._total, self._earlier, self._unit, self._quiet, self._clock = total, done, unit, quiet, clock
-        self._written = -1
+        self._written = ""
         self._now = 0
         self._rejected = 0
         self._start = self._last = self._told = clock()
+        self._under_way = 0
+        self._marks: deque[tuple[float, int]] = deque()
+        self._lock = threading.Lock()
         self._tell()
 
     def add(self, rows: int, *, rejected: int = 0) -> None:
         """Note rows that are done, rejected ones among them, and write a line if it is time."""
-        self._now += rows
-        self._rejected += rejected
-        if self._clock() - self._told >= _METRIC_SECONDS:
-            self._tell()
-        if self._clock() - self._last >= self._every:
-            self._write(final=False)
+        with self._lock:
+            self._now += rows
+            self._rejected += rejected
+            if self._clock() - self._told >= _METRIC_SECONDS:
+                self._tell()
+            self._write_if_due()
+
+    def note(self, rows: int, tokens: int) -> None:
+        """Note what workers say they have made in this run so far, long before a fragment of it is done.
+
+        Args:
+            rows: that are made, those of unfinished fragments included.
+            tokens: that they took. From then on rate and time left are those of tokens, over the last minute.
+        """
+        with self._lock:
+            self._under_way = rows
+            now = self._clock()
+            self._marks.append((now, tokens))
+            while len(self._marks) > 2 and self._marks[1][0] < now - _RATE_SECONDS:
+                self._marks.popleft()
+            self._write_if_due()
 
     def close(self) -> None:
         """Write the last line."""
-        self._tell()
-        self._write(final=True)
+        with self._lock:
+            self._under_way = 0
+            self._tell()
+            self._write(final=True)
 
     @property
     def rate(self) -> float:
         """Rows a second, of this run."""
         return self._now / max(self._clock() - self._start, 1e-9)
 
+    @property
+    def token_rate(self) -> float:
+        """Tokens a second, over the last minute; 0 where nobody counts them."""
+        if not self._marks:
+            return 0.0
+        # one mark alone is a rate since the start
+        (before, first) = self._marks[0] if len(self._marks) > 1 else (self._start, 0)
+        now, tokens = self._marks[-1]
+        return (tokens - first) / max(now - before, 1e-9)
+
     def line(self) -> str:
         """The line as it is now."""
-        done = self._earlier + self._now
+        made = max(self._now, min(self._under_way, self._total - self._earlier))
+        done = self._earlier + made
         share = 100.0 * done / self._total if self._total else 100.0
-        left = self._total - done
-        eta = "" if not left else f", {duration(left / self.rate) if self._now else '?'} left"
+        tokens = self._marks[-1][1] if self._marks else 0
+        rates = f"{self.rate:.1f} {self._unit}/s"
+        if tokens:
+            rates = f"{tokens:,} tokens, {self.token_rate:,.0f} tokens/s, {rates}"
+        left = self._left(self._total - done, tokens / made if made else 0.0)
         bad = f", {self._rejected:,} rejected" if self._rejected else ""
-        return f"{done:,} of {self._total:,} {self._unit} ({share:.1f} %), {self.rate:.1f} {self._unit}/s{eta}{bad}"
+        return f"{done:,} of {self._total:,} {self._unit} ({share:.1f} %), {rates}{left}{bad}"
+
+    def _left(self, rows: int, tokens_each: float) -> str:
+        """The time left, by tokens where they are counted: rows that are left cost what those before them did."""
+        if not rows:
+            return ""
+        if tokens_each and self.token_rate:
+            return f", {duration(rows * tokens_each / self.token_rate)} left"
+        return f", {duration(rows / self.rate) if self._now else '?'} left"
+
+    def _write_if_due(self) -> None:
+        if self._clock() - self._last >= self._every:
+            self._write(final=False)
 
     def _tell(self) -> None:
         self._told = self._clock()
@@ -90,14 +139,15 @@ class Progress:
 
     def _write(self, *, final: bool) -> None:
         self._last = self._clock()
-        if self._quiet or (final and self._written == self._now and not self._terminal):
+        line = self.line()
+        if self._quiet or (final and self._written == line and not self._terminal):
             return
-        self._written = self._now
+        self._written = line
         if self._terminal:
             # Back to the line's start, and clear what a longer line left.
-            self._stream.write(f"\r\x1b[K{self.line()}" + ("\n" if final else ""))
+            self._stream.write(f"\r\x1b[K{line}" + ("\n" if final else ""))
         else:
-            self._stream.write(self.line() + "\n")
+            self._stream.write(line + "\n")
         self._stream.flush()
 
 

@@ -5,12 +5,14 @@ or the driver. What this does *not* do: say what a stage does with its work (eac
 how many actors there are (`runtime`).
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -26,16 +28,30 @@ class WorkerError(TesseraError):
     """A worker found a broken contract (`InputChanged`, `PartError`, …) and says so; stops the job."""
 
 
+NOTED_SECONDS = 2.0
+"""Between two questions of the driver's how far its workers are."""
+
+
 class Attempts:
-    """How often each piece of work was begun; one small actor of a job, which outlives its workers."""
+    """How often each piece of work was begun, and how far workers are; a small actor, which outlives them."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
+        self._rows = self._tokens = 0
 
     def begin(self, name: str) -> int:
         """Count one more, and return how many it are."""
         self._begun[name] += 1
         return self._begun[name]
+
+    def note(self, rows: int, tokens: int) -> None:
+        """Count rows that a worker has made, and the tokens that they took."""
+        self._rows += rows
+        self._tokens += tokens
+
+    def noted(self) -> tuple[int, int]:
+        """Return all rows and tokens that were noted; what a worker made before it died is among them."""
+        return self._rows, self._tokens
 
 
 class FragmentStage(ABC):
@@ -74,9 +90,20 @@ class FragmentStage(ABC):
         """
         return 1 if self.attempts is None else int(ray.get(self.attempts.begin.remote(name)))
 
+    def note(self, rows: int, tokens: int) -> None:
+        """Say how much more has been made; nobody waits for it to be heard."""
+        if self.attempts is not None:
+            self.attempts.note.remote(rows, tokens)
+
 
 def stream_receipts(
-    works: Sequence[Mapping[str, Any]], stage: type[FragmentStage], arguments: Sequence[Any], workers: WorkerPlan
+    works: Sequence[Mapping[str, Any]],
+    stage: type[FragmentStage],
+    arguments: Sequence[Any],
+    workers: WorkerPlan,
+    noted: Callable[[int, int], None] | None = None,
+    *,
+    runtime_env: Mapping[str, Any] | None = None,
 ) -> Iterator[Receipt]:
     """Send work through actors of a stage, and give their receipts as they come, in any order.
 
@@ -87,6 +114,8 @@ def stream_receipts(
         stage: class of the actors.
         arguments: of its constructor, which gets `attempts` too.
         workers: how many, and what each asks for.
+        runtime_env: of the actors, where they need another than the cluster's.
+        noted: told every `NOTED_SECONDS`, in a thread, the rows and tokens that workers have noted so far.
 
     Raises:
         WorkerError: a worker found a broken contract.
@@ -96,22 +125,39 @@ def stream_receipts(
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     # Ray types both arguments as functions; of classes it makes actors
     actor: Any = stage
-    counter: Any = ray.remote(Attempts)
+    counting: Any = ray.remote(Attempts)
+    # begun again where its process or node dies: it has forgotten some beginnings then, and the job goes on
+    counter = counting.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    options: Any = {} if runtime_env is None else {"runtime_env": dict(runtime_env)}
     receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         actor,
         fn_constructor_args=tuple(arguments),
-        fn_constructor_kwargs={"attempts": counter.options(num_cpus=0).remote()},
+        fn_constructor_kwargs={"attempts": counter},
         compute=ray.data.ActorPoolStrategy(size=min(workers.num_actors, len(rows))),
         num_cpus=workers.num_cpus,
         num_gpus=workers.num_gpus,
+        **options,
     )
-    for row in receipts.iter_rows():
-        if row["broken"]:
-            raise WorkerError(row["broken"])
-        receipt = receipt_of(json.loads(row["receipt"]))
-        metrics.report_rows(receipt.ok, receipt.rejected)
-        metrics.report_counts(json.loads(row["counts"]))
-        yield receipt
+    ended = threading.Event()
+    if noted is not None:
+        threading.Thread(target=_ask, args=(counter, noted, ended), name="noted", daemon=True).start()
+    try:
+        for row in receipts.iter_rows():
+            if row["broken"]:
+                raise WorkerError(row["broken"])
+            receipt = receipt_of(json.loads(row["receipt"]))
+            metrics.report_rows(receipt.ok, receipt.rejected)
+            metrics.report_counts(json.loads(row["counts"]))
+            yield receipt
+    finally:
+        ended.set()
+
+
+def _ask(counter: Any, noted: Callable[[int, int], None], ended: threading.Event) -> None:
+    """Ask how far workers are, until the stream ends; where the counter cannot be asked, nobody is told."""
+    while not ended.wait(NOTED_SECONDS):
+        with contextlib.suppress(ray.exceptions.RayError):
+            noted(*ray.get(counter.noted.remote()))
 
 
 def receipt_of(values: Mapping[str, Any]) -> Receipt:

@@ -19,16 +19,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from llava_core.checkpoints.files import (
-    CONFIG,
-    HASHED_SUFFIXES,
-    Spec,
-    Weights,
-    hash_files,
-    is_finite,
-    open_weights,
-    read_json,
-)
+from llava_core.checkpoints.files import CONFIG, read_json
 from llava_core.checkpoints.hub import resolve_model
 from llava_core.checkpoints.layouts import EMBED_WEIGHT, ENCODER, HEAD_WEIGHT, Layout, name_all, naming_of, shorten
 from llava_core.checkpoints.quantise import PREFIX, quantise_language_model, require_bitsandbytes
@@ -36,6 +27,7 @@ from llava_core.checkpoints.settings import layout_of, read_config
 from llava_core.checkpoints.standard import CARRIED_KEY
 from llava_core.checkpoints.towers import supplied_names
 from llava_core.checkpoints.vocabulary import check_vocabulary, read_vocabulary
+from llava_core.checkpoints.weights import Spec, Weights, is_finite, open_weights
 from llava_core.config import ModelConfig
 from llava_core.errors import CheckpointReason, CheckpointRefused
 from llava_core.geometry import AxisOrder
@@ -120,23 +112,6 @@ def load_model(
     if model.language_model is not None and (folder / GENERATION).is_file():
         model.language_model.generation_config = GenerationConfig.from_dict(read_json(folder / GENERATION))
     return model.eval()
-
-
-def revision(path: str | Path) -> str:
-    """Hash the contents of a checkpoint: settings, weights and tokenizer.
-
-    Args:
-        path: the folder, or what `resolve_model` finds one by.
-
-    Returns:
-        16 hexadecimal digits; equal for equal files, wherever they lie and whenever they were written.
-
-    Raises:
-        CheckpointRefused: NOT_FOUND where there is no config.json.
-    """
-    folder = resolve_model(path)
-    read_json(folder / CONFIG)
-    return hash_files(f for f in folder.iterdir() if f.suffix in HASHED_SUFFIXES and not f.name.startswith("."))
 
 
 def _locate(

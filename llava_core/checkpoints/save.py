@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from llava_core.checkpoints import hf, original, own
-from llava_core.checkpoints.files import CONFIG, MAX_SHARD_BYTES, write_json, write_weights
+from llava_core.checkpoints.files import CONFIG, write_json
 from llava_core.checkpoints.layouts import EMBED_WEIGHT, HEAD_WEIGHT, Layout, name_written
 from llava_core.checkpoints.load import GENERATION, shared_names
 from llava_core.checkpoints.standard import CARRIED_KEY, canonical, carried_fields
+from llava_core.checkpoints.weights import MAX_SHARD_BYTES, write_weights
 from llava_core.config import ModelConfig
 from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 

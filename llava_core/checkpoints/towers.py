@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_core.checkpoints.files import CONFIG, Weights, open_weights, read_json, refuse_remote_code
+from llava_core.checkpoints.files import CONFIG, read_json, refuse_remote_code
 from llava_core.checkpoints.layouts import ENCODER, is_derived
 from llava_core.checkpoints.standard import standard_config
+from llava_core.checkpoints.weights import Weights, open_weights
 from llava_core.errors import CheckpointReason, CheckpointRefused
 
 _CLIP_LARGE = {

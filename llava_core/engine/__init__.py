@@ -1,22 +1,25 @@
-"""The engine: many requests, one device. `Engine` packs and shares; the reference is the oracle that it is held to."""
+"""The engine: many requests, one device. `Engine` packs and shares; the reference is the oracle that it is held to.
 
-from typing import Literal
+Engines are imported when first asked for: who only makes requests never loads torch.
+"""
 
-from llava_core.config import ModelConfig
-from llava_core.engine.packed import PackedEngine, check_proven
-from llava_core.engine.reference import ReferenceEngine
-from llava_core.engine.types import FinishReason, Request, Result, SamplingConfig
-from llava_core.errors import ConfigError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-Engine = PackedEngine
-EngineName = Literal["packed", "reference"]
-ENGINES: dict[EngineName, type[PackedEngine | ReferenceEngine]] = {
-    "packed": PackedEngine,
-    "reference": ReferenceEngine,
+from llava_core.engine.choice import EngineName, check_engine
+from llava_core.engine.types import FinishReason, Request, Result, Sample, SamplingConfig
+
+if TYPE_CHECKING:
+    from llava_core.engine.packed import PackedEngine as Engine
+    from llava_core.engine.packed import PackedEngine as PackedEngine
+    from llava_core.engine.reference import ReferenceEngine as ReferenceEngine
+
+_HOME = {
+    "Engine": ("packed", "PackedEngine"),
+    "PackedEngine": ("packed", "PackedEngine"),
+    "ReferenceEngine": ("reference", "ReferenceEngine"),
 }
-
 __all__ = [
-    "ENGINES",
     "Engine",
     "EngineName",
     "FinishReason",
@@ -24,22 +27,14 @@ __all__ = [
     "ReferenceEngine",
     "Request",
     "Result",
+    "Sample",
     "SamplingConfig",
     "check_engine",
 ]
 
 
-def check_engine(name: EngineName, config: ModelConfig) -> None:
-    """See from its config alone whether an engine can run a model.
-
-    Args:
-        name: of the engine.
-        config: the model's.
-
-    Raises:
-        ConfigError: no language model, or one whose attention the packed engine has not been proven for.
-    """
-    if config.text is None:
-        raise ConfigError("the model has no language model; expected one that can answer a prompt")
-    if name == "packed":
-        check_proven(str(config.text.get("model_type")))
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    module, attribute = _HOME[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)

@@ -21,12 +21,14 @@ import torch
 from llava_core.config import check_at_least
 from llava_core.engine.attention import packed
 from llava_core.engine.budgets import lay_out_for_cpu, tiles_per_pass, tokens_per_pass
+from llava_core.engine.choice import check_proven
 from llava_core.engine.features import FeatureCache
 from llava_core.engine.kv import KVBudget, KVShape
 from llava_core.engine.lanes import Lanes
 from llava_core.engine.requests import Group, Running, encode_request, group_requests, media_key, share_prefix
 from llava_core.engine.results import refused, served
 from llava_core.engine.runner import Runner, cache_of
+from llava_core.engine.samples import gather_samples, split_samples
 from llava_core.engine.types import Request, Result
 from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
 from llava_core.model import LLaVANeXT
@@ -34,8 +36,6 @@ from llava_core.processor import LLaVAProcessor
 
 log = logging.getLogger(__name__)
 
-PROVEN = ("llama", "mistral", "qwen2")
-"""Language models whose attention is fully described by what `packed_attention` takes, and which tests compare."""
 PASSES_PER_LANE = 2
 """How many passes over prompts are admitted at once, so that lanes end at about the same time."""
 LEAST_PASS_TOKENS = 64
@@ -102,7 +102,6 @@ class PackedEngine:
         self._lanes = Lanes(self.model.device)
         self._runner = Runner(self.model, processor, self.features, self._lanes)
 
-    @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """Answer every request.
 
@@ -112,6 +111,11 @@ class PackedEngine:
         Returns:
             One result for each request, in the same order; a request that cannot be served has `error` set.
         """
+        return gather_samples(requests, self._generate(split_samples(requests)))
+
+    @torch.inference_mode()
+    def _generate(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests for one sample each."""
         results: dict[int, Result] = {}
         waiting = deque(group_requests(requests))
         running: list[Running] = []
@@ -262,14 +266,6 @@ class PackedEngine:
         if prefix.cache is not None and (prefix.num_users == 0 or not prefix.filled):
             self.budget.release(prefix.cache)
             prefix.cache, prefix.filled = None, False
-
-
-def check_proven(model_type: str) -> None:
-    """Raise `ConfigError` for a language model that packed attention has not been proven for."""
-    if model_type not in PROVEN:
-        raise ConfigError(
-            f"the packed engine is proven for {', '.join(PROVEN)}, not for {model_type}; use the reference engine"
-        )
 
 
 def fewer_tiles(sequence: Running) -> Request | None:

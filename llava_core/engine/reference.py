@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from llava_core.engine.requests import first_stop
 from llava_core.engine.results import refused, served
+from llava_core.engine.samples import gather_samples, split_samples
 from llava_core.engine.sampling import YesNo
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused, PromptRefused
@@ -93,6 +95,10 @@ class ReferenceEngine:
         Returns:
             One result for each request, in the same order; a request that cannot be served has `error` set.
         """
+        return gather_samples(requests, self._generate(split_samples(requests)))
+
+    def _generate(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests for one sample each."""
         results: list[Result | None] = [None] * len(requests)
         admitted: list[_Admitted] = []
         for place, request in enumerate(requests):
@@ -142,15 +148,27 @@ class ReferenceEngine:
     def _result(self, item: _Admitted, ids: list[int], logprobs: Tensor, margin: float | None) -> Result:
         stop = next((i for i, token in enumerate(ids) if token in self.processor.stop_token_ids), None)
         kept = ids if stop is None else ids[: stop + 1]
+        text, kept, found = self._until_stop(kept, item.request.sampling.stop)
         return served(
             item.request,
-            text=self.processor.decode(kept),
+            text=text,
             token_ids=kept,
             logprobs=logprobs[: len(kept)].tolist(),
-            finish_reason="length" if stop is None else "stop",
+            finish_reason="stop" if found or stop is not None else "length",
             num_prompt_tokens=len(item.encoded.input_ids),
             num_image_tokens=item.encoded.num_image_tokens,
             image_sizes=item.encoded.image_sizes,
             grids=item.encoded.image_grids,
             yes_no_margin=margin,
         )
+
+    def _until_stop(self, ids: list[int], stops: Sequence[str]) -> tuple[str, list[int], bool]:
+        """Text before the first stop string, the ids it took to see it, and whether there is one.
+
+        `generate` itself goes on to its end: what is said after a stop is thrown away.
+        """
+        for count in range(1, len(ids) + 1) if stops else ():
+            text = self.processor.decode(ids[:count])
+            if (found := first_stop(text, stops)) is not None:
+                return text[:found], ids[:count], True
+        return self.processor.decode(ids), ids, False

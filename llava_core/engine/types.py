@@ -35,8 +35,15 @@ class SamplingConfig:
     """Generation ends at the first of these strings, which is left out of the text."""
     seed: int = 0
     """Of the random choices, when temperature is above 0; each request draws from its own generator."""
+    n: int = 1
+    """Samples of each request, drawn apart from each other; the prompt is encoded, and with images prefilled, once."""
 
     def __post_init__(self) -> None:
+        check_at_least("sampling", "n", self.n, 1)
+        if self.n > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"sampling.n is {self.n} at temperature 0, where all samples are the same; raise the temperature"
+            )
         check_at_least("sampling", "max_new_tokens", self.max_new_tokens, 1)
         check_at_least("sampling", "temperature", self.temperature, 0.0)
         check_at_least("sampling", "top_k", self.top_k, 0)
@@ -61,6 +68,22 @@ class Request:
     """How its tokens are chosen."""
     max_tiles: int | None = None
     """Bound on a grid's tiles for its images (base tile not counted); None leaves it to the model's config."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One of several replies to one request; fields as in `Result`."""
+
+    text: str
+    """Generated text."""
+    token_ids: tuple[int, ...]
+    """Generated ids."""
+    finish_reason: FinishReason
+    """Why it ended."""
+    mean_logprob: float
+    """Mean log-probability."""
+    min_logprob: float
+    """The least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +112,8 @@ class Result:
     """Decoded sizes of the images."""
     grids: tuple[Size, ...] = ()
     """Grid of tiles of each image; (0, 0) for a lone base tile. Less than asked for where memory ran out."""
+    samples: tuple[Sample, ...] = ()
+    """Where several were asked for, all of them; the first is also the result's own text."""
     error: str | None = None
     """Reason code (`ImageReason`, `PromptReason`) if refused."""
     error_detail: str | None = None

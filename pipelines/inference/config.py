@@ -21,6 +21,7 @@ from pipelines.runtime import Node
 from pipelines.sandbox import SandboxSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["4bit", "8bit"]
 DEFAULT_PROMPT = "Describe this image in detail."
 
 
@@ -42,6 +43,12 @@ class InferenceConfig:
     """0 is greedy; above, tokens are drawn."""
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens whose probability reaches this."""
+    top_k: int = 0
+    """Only this many most likely tokens are drawn from; 0 for all."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that a reply has already become less likely in it."""
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A reply ends before this text; may be repeated."""
     seed: int = 0
     """Of the random choices, when the temperature is above 0."""
     max_tiles: int | None = None
@@ -70,9 +77,12 @@ class InferenceConfig:
     """GPUs of each engine, fractions allowed, 0 for CPU only; 1 where the cluster has GPUs if left out."""
     dtype: Dtype = "auto"
     """Of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    quantize: Quantize | None = None
+    """The language model in 4 or 8 bits, by bitsandbytes (the `[quantize]` extra); as it is stored if left out."""
     engine: EngineName = "packed"
     """"packed": no padding, images and prefixes shared. "reference": transformers' `generate` on padded batches, for
-    language models that packed attention has not been proven for, and to compare with."""
+    language models that packed attention has not been proven for, and to compare with. "vllm": vLLM, on GPUs, installed
+    by Ray into an environment of its own."""
     ray_address: str | None = None
     """A running Ray cluster; without one, and outside of `ray job submit`, Ray starts on this machine."""
     batch_size: int = 8
@@ -103,6 +113,7 @@ class InferenceConfig:
         check_choice("config", "task", self.task, get_args(Task))
         check_choice("config", "dtype", self.dtype, get_args(Dtype))
         check_choice("config", "engine", self.engine, get_args(EngineName))
+        check_choice("config", "quantize", self.quantize or "4bit", get_args(Quantize))
         for name in ("limit", "num_workers", "batch_size", "decoders", "visual_budget"):
             check_at_least("config", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         for name in ("max_tiles", "gpus_per_worker", "price_per_hour"):
@@ -132,7 +143,13 @@ class InferenceConfig:
     def sampling(self) -> SamplingConfig:
         """How the engine chooses tokens."""
         return SamplingConfig(
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            stop=self.stop,
+            seed=self.seed,
         )
 
 

@@ -25,7 +25,7 @@ from llava_core.engine import EngineName
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageReason, TesseraError
 from pipelines.child import Child, Died
-from pipelines.inference.config import Dtype
+from pipelines.inference.config import Dtype, Quantize
 from pipelines.inference.engine_process import pack_requests, result_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ ALONE_TRIES = 2
 """Times that a request is tried alone before it is rejected."""
 START_SECONDS = 1800.0
 """Time that a model may take to load."""
-FACTORY = "pipelines.inference.engine_process:load_engine"
+FACTORY = "pipelines.inference.engine_loading:load_engine"
 """What makes engines."""
 _SECRETS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 
@@ -54,6 +54,8 @@ class EngineSpec:
     """Of the checkpoint, on this machine."""
     dtype: Dtype
     """Of the weights."""
+    quantize: Quantize | None
+    """Bits of the language model; None leaves it as it is stored."""
     engine: EngineName
     """Which engine."""
     batch_size: int

@@ -5,7 +5,8 @@
 
 "failed" is what an engine raised over these requests; "broken" is an error of this project's own, and stops the job.
 A request for the image that another one has too names it by its place, so that it is sent once. The process ends with
-its owner, whatever it is doing. What it does *not* do: decide what becomes of requests that ended it (`engine_guard`).
+its owner, whatever it is doing. What it does *not* do: load the engine (`engine_loading`), decide what becomes of
+requests that ended it (`engine_guard`).
 """
 
 import dataclasses
@@ -20,16 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
-from llava_core.checkpoints import load_model
-from llava_core.engine import ENGINES
-from llava_core.engine.types import Request, Result, SamplingConfig
+from llava_core.engine.types import Request, Result, Sample, SamplingConfig
 from llava_core.errors import TesseraError
 from llava_core.geometry import Size
-from llava_core.processor import LLaVAProcessor
 from pipelines.child import Buffer, read_frame, take_stdout, write_frame
-from pipelines.inference.rows import Generator
 
 PULSE_SECONDS = 1.0
 """Between two signs of life."""
@@ -88,32 +84,8 @@ def result_of(values: Mapping[str, Any]) -> Result:
     """Return the result whose `dataclasses.asdict` went through JSON."""
     sizes = {name: tuple(Size(*one) for one in values[name]) for name in ("image_sizes", "grids")}
     plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
-    return Result(**plain | sizes)
-
-
-def load_engine(spec: Mapping[str, Any], beat: Beat) -> Generator:
-    """Load a checkpoint and put an engine around it.
-
-    Args:
-        spec: `engine_guard.EngineSpec`, as JSON.
-        beat: called whenever the tower or the language model begins a pass.
-
-    Raises:
-        CheckpointRefused: with the reason.
-    """
-    torch.set_num_threads(spec["threads"])
-    device, folder = spec["device"], spec["folder"]
-    auto = "bfloat16" if device.startswith("cuda") else "float32"
-    dtype = getattr(torch, auto if spec["dtype"] == "auto" else spec["dtype"])
-    model = load_model(folder, dtype=dtype, device=device)
-    parts: tuple[Any, ...] = (model.image_processor, model.language_model)
-    for part in parts:
-        if part is not None:
-            # the first projection of the first layer: whatever drives the layers, each pass goes through it
-            first = next(module for module in part.modules() if isinstance(module, torch.nn.Linear))
-            first.register_forward_pre_hook(lambda *_: beat())
-    engine = ENGINES[spec["engine"]]
-    return engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec["batch_size"], device=device)
+    samples = tuple(Sample(**one | {"token_ids": tuple(one["token_ids"])}) for one in values["samples"])
+    return Result(**plain | sizes | {"samples": samples})
 
 
 class _Replies:
@@ -156,7 +128,7 @@ def main(spec: dict[str, Any]) -> None:
         Path("/proc/self/oom_score_adj").write_text("900")
     module, _, function = spec["factory"].partition(":")
     try:
-        engine: Generator = getattr(import_module(module), function)(spec, replies.beat)
+        engine: Any = getattr(import_module(module), function)(spec, replies.beat)
     except TesseraError as error:
         replies.send({"broken": f"{type(error).__name__}: {error}"})
         return
@@ -172,7 +144,8 @@ def main(spec: dict[str, Any]) -> None:
         except TesseraError as error:
             replies.send({"broken": f"{type(error).__name__}: {error}"})
         except Exception as error:  # an engine's own fault, over rows that have to be found
-            memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            # torch's own, of a device, is a RuntimeError by another name; torch is here only if the engine brought it
+            memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
             replies.send({"failed": f"{type(error).__name__}: {error}"[:2000], "memory": memory})
         else:
             replies.send({"results": [dataclasses.asdict(one) for one in results]})

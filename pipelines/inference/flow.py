@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from pipelines import runtime, tables
 from pipelines.cli import Say
+from pipelines.inference import vllm_environment
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.finish import begin_record, finish, is_settled, say_settled, stale_fragments
 from pipelines.inference.job import InferenceJob, freeze, missing_works, note_works, with_known
@@ -49,6 +50,8 @@ def run_job(config: InferenceConfig, say: Say) -> None:
             return say_settled(job, say)
     nodes = runtime.start_ray(config.ray_address)
     workers = runtime.plan_workers(config.num_workers, nodes, gpus_per_worker=config.gpus_for(nodes))
+    if config.engine == "vllm":
+        say(f"vllm {vllm_environment.check_cluster(workers)} in an environment of its own")
     if config.plan:
         return say_plan(job, missing, workers, config, say)
     missing = with_known(job, missing)
@@ -61,12 +64,13 @@ def run_job(config: InferenceConfig, say: Say) -> None:
     started = time.monotonic()
     made = 0
     with Stopping() as stopping:
-        if missing:
-            made += collect(stream_inferred(missing, job.spec, workers), job, missing, config.stall_timeout, stopping)
-        if again:
-            say(f"{total_rows(again):,} rejected rows are made again")
-            receipts = stream_inferred(again, job.spec, workers)
-            made += collect(receipts, job, again, config.stall_timeout, stopping, amends=True)
+        for sent, amends in ((missing, False), (again, True)):
+            if amends and sent:
+                say(f"{total_rows(sent):,} rejected rows are made again")
+            if sent:
+                progress = progress_of(job, sent)
+                receipts = stream_inferred(sent, job.spec, workers, progress.note)
+                made += collect(receipts, job, sent, config.stall_timeout, stopping, progress, amends=amends)
     seconds = time.monotonic() - started
     return finish(job, config, stale=stale, new_rows=made, seconds=seconds, say=say)
 
@@ -77,6 +81,7 @@ def collect(
     sent: Sequence[Work],
     stall_timeout: float,
     stopping: Stopping | None = None,
+    progress: Progress | None = None,
     *,
     amends: bool = False,
 ) -> int:
@@ -88,6 +93,7 @@ def collect(
         sent: the work.
         stall_timeout: seconds without a receipt after which the job gives up.
         stopping: what turns SIGTERM into an error, which no commit is cut short by.
+        progress: where a person sees it; a line of its own by default.
         amends: the receipts take the place of rejected rows.
 
     Returns:
@@ -96,7 +102,7 @@ def collect(
     stopping = stopping or Stopping()
     known = {work.work_id: work.num_known for work in sent}
     planned = {work.work_id: work.num_rows for work in sent if not work.exact}
-    progress = Progress(job.rows_in, done=job.rows_in - total_rows(sent), unit=job.spec.inquiry.unit)
+    progress = progress or progress_of(job, sent)
     made = 0
     group: list[Receipt] = []
     last = time.monotonic()
@@ -114,6 +120,11 @@ def collect(
             _commit(group, job, amends=amends)
         progress.close()
     return made
+
+
+def progress_of(job: InferenceJob, sent: Sequence[Work]) -> Progress:
+    """The line that a person sees while some work of a job is done."""
+    return Progress(job.rows_in, done=job.rows_in - total_rows(sent), unit=job.spec.inquiry.unit)
 
 
 def _commit(group: Sequence[Receipt], job: InferenceJob, *, amends: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_core.checkpoints import read_config, resolve_model, revision
+from llava_core.checkpoints import detect_layout, read_config, resolve_model, revision
 from llava_core.config import ModelConfig, plan_tiles
 from llava_core.engine import check_engine
 from llava_core.errors import ConfigError
@@ -19,7 +19,9 @@ from pipelines import record, tables
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_sources import normalise
 from pipelines.fragments import CorpusRow, Fragment
+from pipelines.inference import vllm_environment
 from pipelines.inference.config import InferenceConfig
+from pipelines.inference.engine_guard import FACTORY
 from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import RunSettings
 from pipelines.inference.stage import StageSpec
@@ -89,6 +91,13 @@ def freeze(config: InferenceConfig) -> InferenceJob:
     folder = resolve_model(config.model, revision=config.model_revision)
     model_config = read_config(folder)
     check_engine(config.engine, model_config)
+    if config.engine == "vllm":
+        vllm_environment.check_settings(config, detect_layout(folder), folder)
+    if config.quantize is not None:
+        # brings torch, which a driver otherwise never needs
+        from llava_core.checkpoints.quantise import require_bitsandbytes
+
+        require_bitsandbytes()
     table_uri = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
     inquiry = config.inquiry
     options = _storage_options(config, inquiry, table_uri)
@@ -118,6 +127,7 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         inquiry=inquiry,
         model=_findable(config.model, folder),
         dtype=config.dtype,
+        quantize=config.quantize,
         engine=config.engine,
         batch_size=config.batch_size,
         corpus=config.corpus,
@@ -127,6 +137,8 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         sandbox=config.sandbox,
         engine_timeout=config.engine_timeout,
         decoders=config.decoders,
+        engine_factory=vllm_environment.FACTORY if config.engine == "vllm" else FACTORY,
+        runtime_env=dict(vllm_environment.RUNTIME_ENV) if config.engine == "vllm" else None,
     )
     sources = (*map(normalise, config.input), *inquiry.sources)
     return InferenceJob(spec=spec, works=tuple(works), sources=sources, trained=model_config.trained)
@@ -188,6 +200,7 @@ def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -
         "corpus": {k: v for k, v in dataclasses.asdict(config.corpus).items() if k != "read_threads"},
         "columns": dataclasses.asdict(config.columns),
         "dtype": config.dtype,
+        "quantize": config.quantize,
         "engine": config.engine,
         "limit": config.limit,
     }

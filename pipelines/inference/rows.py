@@ -7,7 +7,7 @@ All requests about one image reach the engine in one call, side by side, so that
 does *not* do: know what is asked (`inquiry`), write the table (`stage`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -37,6 +37,7 @@ def generate_rows(
     inquiry: Inquiry,
     work: Work,
     replies: Replies | None = None,
+    note: Callable[[int, int], None] | None = None,
 ) -> pa.Table:
     """Ask an engine about the rows of one fragment.
 
@@ -48,6 +49,7 @@ def generate_rows(
         inquiry: what is asked.
         work: that the rows are of.
         replies: what the worker remembers of earlier fragments; of nothing by default.
+        note: told after each chunk how many rows it made, and how many tokens, of prompts and replies, they took.
 
     Returns:
         The rows of `inquiry.schema` that the work asks for, those of one corpus row together and in order. A row never
@@ -69,6 +71,8 @@ def generate_rows(
                 assert one.key is not None, "what is neither asked nor refused does not exist"
                 reply = replies.of(one.key)
             records.append((one.place, _record(one, reply, settings, inquiry, work.work_id)))
+        if note is not None:
+            note(len(prepared), sum(one.num_prompt_tokens + len(one.token_ids) for one in results))
     ordered = [record for _, record in sorted(records, key=lambda pair: pair[0])]
     return pa.Table.from_pylist(ordered, schema=inquiry.schema)
 

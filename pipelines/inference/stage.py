@@ -7,7 +7,7 @@ engine runs in one (`engine_guard`). What this does *not* do: commit (`flow`), o
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from llava_core.errors import ImageReason
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.fragments import CorpusRow, Fragment, rejected_row
-from pipelines.inference.config import Dtype
+from pipelines.inference.config import Dtype, Quantize
 from pipelines.inference.decoders import Decoders, decoders_for
 from pipelines.inference.engine_guard import FACTORY, EngineGuard, EngineSpec
 from pipelines.inference.inquiry import Inquiry
@@ -56,6 +56,8 @@ class StageSpec:
     """What a worker finds the checkpoint by: "tiny", an absolute folder, or `owner/name@commit`."""
     dtype: Dtype
     """Of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    quantize: Quantize | None
+    """Bits of the language model; None leaves it as it is stored."""
     engine: EngineName
     """Which engine."""
     batch_size: int
@@ -75,7 +77,9 @@ class StageSpec:
     decoders: int | None = None
     """Processes that decode for each engine; by its share of the cores if None."""
     engine_factory: str = FACTORY
-    """What makes the engine; another one only in tests."""
+    """What makes the engine."""
+    runtime_env: dict[str, Any] | None = None
+    """Ray's, of the workers, where their engine needs another environment than the cluster's."""
 
 
 class InferenceStage(FragmentStage):
@@ -102,6 +106,7 @@ class InferenceStage(FragmentStage):
             EngineSpec(
                 folder=str(resolve_model(spec.model)),
                 dtype=spec.dtype,
+                quantize=spec.quantize,
                 engine=spec.engine,
                 batch_size=spec.batch_size,
                 device=self.device,
@@ -178,7 +183,8 @@ class InferenceStage(FragmentStage):
         }
 
     def _rows(self, rows: Iterable[CorpusRow], work: Work, replies: Replies) -> pa.Table:
-        return generate_rows(rows, self.engine, self.decoders, self.spec.settings, self.spec.inquiry, work, replies)
+        spec = self.spec
+        return generate_rows(rows, self.engine, self.decoders, spec.settings, spec.inquiry, work, replies, self.note)
 
     def _given_up(self, fragment: Fragment) -> Iterator[CorpusRow]:
         """Rows of a fragment that nobody dares to read again."""
@@ -196,15 +202,18 @@ class InferenceStage(FragmentStage):
         )
 
 
-def stream_inferred(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> Iterator[Receipt]:
+def stream_inferred(
+    works: Sequence[Work], spec: StageSpec, workers: WorkerPlan, noted: Callable[[int, int], None] | None = None
+) -> Iterator[Receipt]:
     """Send work through actors, and give their receipts as they come; see `stages.stream_receipts`."""
     arguments = (spec, workers.threads, device_of(workers))
-    return stream_receipts([work.to_json() for work in works], InferenceStage, arguments, workers)
+    plain = [work.to_json() for work in works]
+    return stream_receipts(plain, InferenceStage, arguments, workers, noted, runtime_env=spec.runtime_env)
 
 
 def measure_sample(works: Sequence[Work], spec: StageSpec, workers: WorkerPlan) -> list[dict[str, Any]]:
     """Run a sample through one actor of the kind that the job would use; see `InferenceStage.measure`."""
-    options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus}
+    options = {"num_cpus": workers.num_cpus, "num_gpus": workers.num_gpus, "runtime_env": spec.runtime_env}
     remote: Any = ray.remote(InferenceStage)
     actor = remote.options(**options).remote(spec, workers.threads, device_of(workers))
     figures: list[dict[str, Any]] = ray.get(actor.measure.remote([work.to_json() for work in works]))

@@ -41,6 +41,31 @@ def test_line_counts_earlier_rows_as_done_but_not_towards_the_rate() -> None:
     assert progress.line() == "1,000 of 1,000 images (100.0 %), 12.0 images/s, 3 rejected"
 
 
+def test_where_tokens_are_noted_they_say_how_long_it_takes() -> None:
+    clock = Clock()
+    progress = Progress(1000, done=200, stream=io.StringIO(), clock=clock)
+    clock.now += 50
+    # 100 rows are made and none of their fragments is done: 30 tokens a row, 3,000 in 50 s
+    progress.note(100, 3000)
+    assert progress.line() == "300 of 1,000 images (30.0 %), 3,000 tokens, 60 tokens/s, 0.0 images/s, 5m50s left"
+    clock.now += 30
+    progress.note(200, 9000)
+    progress.add(150, rejected=1)
+    # the minute before: 6,000 tokens in 30 s; 45 tokens a row, 600 rows left
+    line = "400 of 1,000 images (40.0 %), 9,000 tokens, 200 tokens/s, 1.9 images/s, 2m15s left, 1 rejected"
+    assert progress.line() == line
+    clock.now += 100
+    progress.note(210, 10_000)
+    clock.now += 20
+    progress.note(300, 19_000)
+    # of the marks that are older than a minute only the last one counts: 10,000 tokens in 120 s
+    assert progress.token_rate == pytest.approx(10_000 / 120)
+    progress.note(10**9, 10**9)
+    assert progress.line().startswith("1,000 of 1,000 images")
+    progress.close()
+    assert progress.line().startswith("350 of 1,000 images")
+
+
 def test_lines_come_at_intervals_and_at_the_end() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(100, stream=stream, clock=clock, unit="rows")

@@ -9,14 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llava_core.checkpoints.files import (
-    is_finite,
-    open_weights,
-    read_json,
-    refuse_remote_code,
-    write_json,
-    write_weights,
-)
+from llava_core.checkpoints.files import read_json, refuse_remote_code, write_json
+from llava_core.checkpoints.weights import is_finite, open_weights, write_weights
 from llava_core.errors import CheckpointReason, CheckpointRefused
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(4, dtype=torch.bfloat16), "c": torch.ones(1)}

@@ -191,7 +191,7 @@ def test_an_interrupted_folder_is_no_checkpoint(tmp_path: Path, monkeypatch: pyt
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llava_core.checkpoints.files.save_file", full_disk)
+    monkeypatch.setattr("llava_core.checkpoints.weights.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_model(built(BASE), tmp_path)
     with pytest.raises(CheckpointRefused) as caught:

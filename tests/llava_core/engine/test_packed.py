@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers.generation import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from llava_core.checkpoints import load_model
 from llava_core.engine import PackedEngine, ReferenceEngine, Request, Result, SamplingConfig, check_engine
-from llava_core.engine.sampling import YesNo
+from llava_core.engine.samples import sample_seed
+from llava_core.engine.sampling import YesNo, _warped, choose
 from llava_core.errors import ConfigError, ImageReason, PromptReason
 from llava_core.processor import LLaVAProcessor
 from llava_core.prompts import ask
@@ -137,6 +144,8 @@ def test_stop_strings_end_the_text_before_them() -> None:
     cut = engine.generate([replace(plain, sampling=SamplingConfig(max_new_tokens=20, stop=(stop,)))])[0]
     assert cut.text == whole.text[: whole.text.index(stop)].strip() and cut.finish_reason == "stop"
     assert cut.token_ids == whole.token_ids[: len(cut.token_ids)] and len(cut.token_ids) < len(whole.token_ids)
+    stopping = replace(plain, sampling=SamplingConfig(max_new_tokens=20, stop=(stop,)))
+    assert_same([cut], ReferenceEngine(MODEL, PROCESSOR).generate([stopping]))
 
 
 def test_what_is_drawn_does_not_depend_on_the_neighbours() -> None:
@@ -147,6 +156,65 @@ def test_what_is_drawn_does_not_depend_on_the_neighbours() -> None:
     alone = engine.generate([request])[0].token_ids
     assert engine.generate([*others, request])[-1].token_ids == alone
     assert engine.generate([replace(request, sampling=replace(drawn, seed=6))])[0].token_ids != alone
+
+
+def test_several_samples_are_those_of_their_seeds_and_the_image_is_prefilled_once() -> None:
+    engine = PackedEngine(MODEL, PROCESSOR)
+    tokens: list[int] = []
+    run_pass = engine._runner._pass
+    engine._runner._pass = lambda pieces, embeds: tokens.append(embeds.shape[1]) or run_pass(pieces, embeds)  # type: ignore
+    drawn = SamplingConfig(max_new_tokens=6, temperature=1.2, seed=5, n=4)
+    image = photo(131, 44, 1)
+    request = Request(request_id="a", prompt="Tell a story.", images=(image,), sampling=drawn)
+    plain = replace(request, request_id="b", sampling=SamplingConfig(max_new_tokens=2))
+    first, beside = engine.generate([request, plain])
+    length = first.num_prompt_tokens
+    # the prompt once, its last token for each of 4 + 1 requests, then what is decoded
+    assert sum(tokens) <= length + 5 + 4 * 5 + 1
+    assert (len(first.samples), beside.samples, beside.request_id) == (4, (), "b")
+    assert len({one.token_ids for one in first.samples}) == 4
+    assert (first.samples[0].token_ids, first.samples[0].text) == (first.token_ids, first.text)
+    for number, sample in enumerate(first.samples):
+        one = replace(drawn, n=1, seed=sample_seed(5, number))
+        alone = PackedEngine(MODEL, PROCESSOR).generate([replace(request, sampling=one)])[0]
+        assert (sample.token_ids, sample.finish_reason) == (alone.token_ids, alone.finish_reason)
+        assert sample.mean_logprob == pytest.approx(alone.mean_logprob, abs=2e-5)
+    refused = engine.generate([replace(request, images=(b"<html>",))])[0]
+    assert (refused.error, refused.samples) == (ImageReason.NOT_IMAGE, ())
+    with pytest.raises(ConfigError, match="all samples are the same"):
+        SamplingConfig(n=2)
+
+
+def test_what_is_drawn_from_is_what_transformers_draws_from() -> None:
+    generator = torch.Generator().manual_seed(3)
+    ids = [4, 9, 9, 30]
+    for sampling in (
+        SamplingConfig(temperature=0.7),
+        SamplingConfig(temperature=1.4, top_k=7),
+        SamplingConfig(temperature=1.4, top_p=0.6),
+        SamplingConfig(temperature=0.9, top_k=12, top_p=0.8, repetition_penalty=1.7),
+    ):
+        logits = 3 * torch.randn(1, 50, generator=generator)
+        warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)]
+        if sampling.repetition_penalty != 1:
+            warpers.insert(0, RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        if sampling.top_k:
+            warpers.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            warpers.append(TopPLogitsWarper(sampling.top_p))
+        expected = logits.clone()
+        for warper in warpers:
+            expected = warper(torch.tensor([ids]), expected)
+        found = _warped(logits[0].clone(), sampling, ids)
+        assert torch.equal(torch.isinf(found), torch.isinf(expected[0]))
+        assert torch.allclose(found, expected[0], atol=1e-6)
+        drawn = torch.Generator().manual_seed(8)
+        (token,), (logprob,) = choose(logits.clone(), [sampling], [ids], [drawn])
+        assert logprob == pytest.approx(torch.log_softmax(expected, -1)[0, token].item(), abs=1e-5)
+    # greedy, with a penalty that changes which one is greatest
+    logits = torch.tensor([[1.0, 2.0, 1.9, -1.0]])
+    assert choose(logits.clone(), [SamplingConfig()], [[1]], [None])[0] == [1]
+    assert choose(logits.clone(), [SamplingConfig(repetition_penalty=1.1)], [[1]], [None])[0] == [2]
 
 
 def test_bad_images_refuse_every_request_about_them() -> None:

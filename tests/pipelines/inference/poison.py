@@ -79,6 +79,31 @@ def engine(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
     return PoisonEngine(beat)
 
 
+class DeliberateEngine(PoisonEngine):
+    """Takes its time, so that something can happen meanwhile."""
+
+    def __init__(self, beat: Callable[[], None], seconds: float) -> None:
+        super().__init__(beat)
+        self.seconds = seconds
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """One result for each request, in order."""
+        for _ in requests:
+            self.beat()
+            time.sleep(self.seconds)
+        return super().generate(requests)
+
+
+def deliberate(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+    """A factory of an engine of twelve images a second."""
+    return DeliberateEngine(beat, 0.08)
+
+
+def slow(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+    """A factory of an engine of two images a second."""
+    return DeliberateEngine(beat, 0.5)
+
+
 def broken(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
     """A factory of an engine that always crashes."""
 

@@ -1,6 +1,7 @@
 """Requests that end their engine cost themselves and nobody else."""
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -8,15 +9,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from llava_core.engine.types import Request, SamplingConfig
+from llava_core.engine.types import Request, Result, Sample, SamplingConfig
+from llava_core.geometry import Size
 from pipelines.inference import engine_guard
 from pipelines.inference.engine_guard import EngineError, EngineGuard, EngineSpec
-from pipelines.inference.engine_process import pack_requests, unpack_requests
+from pipelines.inference.engine_process import pack_requests, result_of, unpack_requests
 from tests.pipelines.inference.poison import poisoned
 
 SPEC = EngineSpec(
     folder="",
     dtype="auto",
+    quantize=None,
     engine="packed",
     batch_size=3,
     device="cpu",
@@ -58,6 +61,21 @@ def test_requests_survive_the_pipe_and_an_image_goes_once() -> None:
         [shared.tolist(), other.tolist()],
         [shared.tolist()],
     ]
+
+
+def test_results_survive_the_pipe() -> None:
+    sample = Sample(text="a", token_ids=(1, 2), finish_reason="length", mean_logprob=-0.5, min_logprob=-1.0)
+    result = Result(
+        request_id="r",
+        text="a",
+        token_ids=(1, 2),
+        image_sizes=(Size(3, 4),),
+        grids=(Size(1, 2),),
+        samples=(sample,) * 2,
+    )
+    back = result_of(json.loads(json.dumps(dataclasses.asdict(result))))
+    assert back == result
+    assert (back.grids[0].height, back.samples[1].token_ids) == (1, (1, 2))
 
 
 def test_one_of_many_is_rejected_with_its_reason_and_the_others_are_served(guard: EngineGuard) -> None:

@@ -10,12 +10,12 @@ from llava_core.errors import CheckpointRefused, ConfigError
 from pipelines.cli import parse
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.fragments import ObjectRef, RowRef, make_fragment
-from pipelines.inference import recipes
+from pipelines.inference import recipes, vllm_environment
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
 from pipelines.inference.plan import sample_works
 from pipelines.inference.work import Work, whole
-from pipelines.runtime import Node
+from pipelines.runtime import Node, WorkerPlan
 from tests.pipelines.inference.fakes import photo
 
 
@@ -43,6 +43,7 @@ def config(folder: Path, **changes: Any) -> CaptionConfig:
         ({"resolution": "huge"}, "expected one of 'auto', 'low', 'medium', 'high'"),
         ({"task": "poetry"}, "'classification'"),
         ({"dtype": "int8"}, "'bfloat16'"),
+        ({"quantize": "2bit"}, "'4bit', '8bit'"),
         ({"max_tiles": -1}, "max_tiles is -1; expected at least 0"),
         ({"limit": 0}, "limit is 0; expected at least 1"),
         ({"num_workers": 0}, "num_workers is 0; expected at least 1"),
@@ -108,6 +109,9 @@ CHANGES = [
     {"max_new_tokens": 5},
     {"temperature": 0.5},
     {"top_p": 0.9},
+    {"top_k": 3},
+    {"repetition_penalty": 1.2},
+    {"stop": ("x",)},
     {"seed": 1},
     {"max_tiles": 1},
     {"resolution": "low"},
@@ -190,3 +194,37 @@ def test_a_sample_is_spread_and_fills_up(sizes: list[int], expected: list[int]) 
     assert sorted(one.num_rows for one in found) == sorted(expected)
     if len(sizes) == 8:
         assert [one.fragment.row_uri(0) for one in found] == ["/0/0.jpg", "/2/0.jpg", "/4/0.jpg", "/6/0.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout", "message"),
+    [
+        ({"resolution": "high"}, "own", "transformers' layout, .* has the own one; write it once with jobs/export"),
+        ({}, "hf", "chooses tiles by the checkpoint's own settings"),
+        ({"resolution": "high", "max_tiles": 2}, "hf", "chooses tiles"),
+        ({"resolution": "high", "quantize": "4bit"}, "hf", "quantises in ways of its own"),
+        ({"resolution": "high", "gpus_per_worker": 0.0}, "hf", "the workers of this job have none"),
+    ],
+)
+def test_what_vllm_cannot_do_is_said_before_any_work(
+    corpus: Path, changes: dict[str, Any], layout: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vllm_environment.check_settings(config(corpus, engine="vllm", **changes), layout, Path("model"))
+    vllm_environment.check_settings(config(corpus, engine="vllm", resolution="high"), "hf", Path("model"))
+
+
+def test_vllm_without_gpus_is_refused() -> None:
+    workers = WorkerPlan(num_actors=1, num_cpus=0.5, num_gpus=0.0, threads=2)
+    with pytest.raises(ConfigError, match="its wheels are built for CUDA"):
+        vllm_environment.check_cluster(workers)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_an_environment_that_cannot_be_made_is_said_in_pips_own_words() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be installed on this cluster: .*no-such-wheel"):
+        vllm_environment.probe({"pip": ["/nowhere/no-such-wheel-1.0-py3-none-any.whl"]}, 0)
+    with pytest.raises(ConfigError, match="No module named 'vllm'"):
+        vllm_environment.probe({}, 0)

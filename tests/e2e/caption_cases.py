@@ -4,15 +4,18 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars
+import pytest
 from deltalake import DeltaTable
 
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.fragments import make_uid
-from pipelines.inference.config import CaptionConfig
+from pipelines.inference.config import CaptionConfig, InferenceConfig
+from pipelines.inference.job import InferenceJob, freeze
 from tests.pipelines.inference.fakes import photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,3 +93,16 @@ def check_table(uri: str, root: str, names: list[str], options: dict[str, str] |
     assert sorted(frame["uid"].to_list()) == sorted(row["uid"] for row in rows)
     assert frame.filter(polars.col("status") == "rejected")["error"].null_count() == 0
     return table
+
+
+def use_engine(monkeypatch: pytest.MonkeyPatch, engine: str = "engine") -> None:
+    """Let jobs in this process run on an engine of `tests.pipelines.inference.poison`, which needs no model.
+
+    For tests of what becomes of rows and receipts: loading a model takes most of such a test's time.
+    """
+
+    def freeze_light(config: InferenceConfig) -> InferenceJob:
+        job = freeze(config)
+        return replace(job, spec=replace(job.spec, engine_factory=f"tests.pipelines.inference.poison:{engine}"))
+
+    monkeypatch.setattr("pipelines.inference.flow.freeze", freeze_light)

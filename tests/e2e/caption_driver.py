@@ -2,9 +2,13 @@
 
     python caption_driver.py DEATH FLAG…
 
-DEATH is "never", or POINT:COUNT: SIGKILL when the point is reached for the COUNT-th time. Points: "written" (receipts
-have come, their files lie there, nothing is committed), "committed" (a group is in the log), "finishing" (all rows are
-in, the gallery is not drawn). Each receipt is committed alone, so that there are as many points as fragments.
+Its engine is `tests.pipelines.inference.poison`, which needs no torch: what is tried here is what becomes of receipts,
+and each start would otherwise take seconds for a model.
+
+DEATH is "never", "slow" (an engine that takes its time), or POINT:COUNT: SIGKILL when the point is reached for the
+COUNT-th time. Points: "written" (receipts have come, their files lie there, nothing is committed), "committed" (a group
+is in the log), "finishing" (all rows are in, the gallery is not drawn). Each receipt is committed alone, so that there
+are as many points as fragments.
 """
 
 import os
@@ -13,13 +17,17 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines import tables
 from pipelines.inference import finish, flow
+from pipelines.inference.config import CaptionConfig
+from pipelines.inference.job import InferenceJob, freeze
 
 ROOT = Path(__file__).resolve().parents[2]
+SLOW = sys.argv[1:2] == ["slow"]
 
 
 def arm(point: str, count: str) -> None:
@@ -45,8 +53,16 @@ def arm(point: str, count: str) -> None:
     finish.count = around(finish.count, "finishing", "counted")
 
 
+def freeze_light(config: CaptionConfig) -> InferenceJob:
+    """The job, its engine another one."""
+    job = freeze(config)
+    engine = "slow" if SLOW else "deliberate"
+    return replace(job, spec=replace(job.spec, engine_factory=f"tests.pipelines.inference.poison:{engine}"))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] != "never":
+    flow.freeze = freeze_light  # type: ignore[assignment]
+    if sys.argv[1] not in ("never", "slow"):
         arm(*sys.argv[1].split(":"))
-    sys.argv = ["caption_corpus.py", *sys.argv[2:]]
+    sys.argv[:2] = ["caption_corpus.py"]
     runpy.run_path(str(ROOT / "jobs" / "caption_corpus.py"), run_name="__main__")

@@ -13,7 +13,7 @@ from pipelines.fragments import make_uid
 from pipelines.inference.answer_config import AnswerConfig
 from pipelines.inference.flow import run_job
 from pipelines.inference.job import freeze
-from tests.e2e.caption_cases import BAD, SMALL, corpus_files, write_corpus
+from tests.e2e.caption_cases import BAD, SMALL, corpus_files, use_engine, write_corpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -116,7 +116,8 @@ def test_a_file_of_questions_becomes_a_table_and_a_changed_line_its_own_work(tmp
     assert DeltaTable(output).version() > version
 
 
-def test_a_column_of_the_corpus_asks_as_often_as_it_says(tmp_path: Path) -> None:
+def test_a_column_of_the_corpus_asks_as_often_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_engine(monkeypatch)
     write_corpus(tmp_path / "photos", 3)
     records = [
         {"image": "photos/00.png", "vqa": '["Who?", "Why?"]', "ocr": "STOP"},
@@ -148,7 +149,10 @@ def test_a_column_of_the_corpus_asks_as_often_as_it_says(tmp_path: Path) -> None
     assert figures(again) == figures(said)
 
 
-def test_questions_of_the_command_line_are_runs_of_their_own_and_can_be_planned(tmp_path: Path) -> None:
+def test_questions_of_the_command_line_are_runs_of_their_own_and_can_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_engine(monkeypatch)
     folder, output = write_corpus(tmp_path / "photos", 2), tmp_path / "out"
     settings = config(folder, question=("Who?", "Is it?"), answer_kind="yes_no")
     said = run(config(folder, question=("Who?", "Is it?"), answer_kind="yes_no", plan=True))

@@ -20,7 +20,7 @@ from pipelines.inference.flow import run_job
 from pipelines.inference.job import InferenceJob, freeze
 from pipelines.inference.stage import MAX_ATTEMPTS, InferenceStage
 from pipelines.stages import Attempts, WorkerError
-from tests.e2e.caption_cases import BAD, caption_config, check_table, corpus_files, write_corpus
+from tests.e2e.caption_cases import BAD, caption_config, check_table, corpus_files, use_engine, write_corpus
 from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import photo
 
@@ -46,7 +46,14 @@ def test_a_corpus_becomes_a_table_and_a_second_call_does_nothing(tmp_path: Path)
     assert (one["prompt"], one["model"], one["fragment_id"] != "") == (config.prompt, "tiny", True)
     assert "NOT TRAINED" in said[0] or freeze(config).trained
     assert "rows in      40\nok           37\nrejected      3" in said[-1]
-    for place in (str(output), f"file://{output}/gallery.html", "DeltaTable(", "pl.read_delta("):
+    assert (output / "run_report.html").read_text().count("<polyline") == 3
+    for place in (
+        str(output),
+        f"file://{output}/gallery.html",
+        f"file://{output}/run_report.html",
+        "DeltaTable(",
+        "pl.read_delta(",
+    ):
         assert place in said[-1]
     assert (output / "gallery.html").read_text().count("<figure>") == 37
     (record,) = (output / "_run").glob("*.json")
@@ -62,7 +69,10 @@ def test_a_corpus_becomes_a_table_and_a_second_call_does_nothing(tmp_path: Path)
     assert DeltaTable(output).version() == table.version()
 
 
-def test_changed_files_replace_their_rows_and_other_settings_are_another_run(tmp_path: Path) -> None:
+def test_changed_files_replace_their_rows_and_other_settings_are_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_engine(monkeypatch)
     folder, output = write_corpus(tmp_path / "photos", 12), tmp_path / "out"
     config = caption_config(folder, output)
     run(config)
@@ -101,13 +111,14 @@ def test_a_plan_says_what_it_would_take_and_writes_nothing(tmp_path: Path) -> No
     assert not output.exists()
 
 
-def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_engine(monkeypatch, "deliberate")
     folder, output = write_corpus(tmp_path / "photos"), tmp_path / "out"
     killed: list[int] = []
 
     def kill_one() -> None:
-        """SIGKILL the engine's process as soon as it has written a first part."""
-        until = time.monotonic() + 60
+        """SIGKILL a worker's process as soon as it has written a first part."""
+        until = time.monotonic() + 200
         while time.monotonic() < until and not killed:
             if any(output.glob("status=*/part-*.parquet")):
                 for pid in _workers()[:1]:
@@ -117,7 +128,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> No
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    run(caption_config(folder, output, max_new_tokens=24, num_workers=2))
+    run(caption_config(folder, output, num_workers=2))
     thread.join()
     assert len(killed) == 1
     check_table(str(output), str(folder), list(corpus_files()))
@@ -164,6 +175,7 @@ def test_a_fragment_that_keeps_killing_its_workers_is_rejected_whole(tmp_path: P
 def test_a_file_that_changes_under_the_job_stops_it_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_engine(monkeypatch)
     folder, output = write_corpus(tmp_path / "photos", 3), tmp_path / "out"
     sending = stage.stream_inferred
 
@@ -187,7 +199,8 @@ def test_images_that_end_their_decoder_are_rejected_and_their_neighbours_caption
     def freeze_hostile(config: CaptionConfig) -> InferenceJob:
         job = freeze(config)
         box = replace(job.spec.sandbox, decoder="tests.pipelines.hostile:decode")
-        return replace(job, spec=replace(job.spec, sandbox=box))
+        engine = "tests.pipelines.inference.poison:engine"
+        return replace(job, spec=replace(job.spec, sandbox=box, engine_factory=engine))
 
     monkeypatch.setattr("pipelines.inference.flow.freeze", freeze_hostile)
     said = run(caption_config(folder, output, decoder_seconds=0.5, decoder_bytes=2**30))

@@ -75,7 +75,7 @@ def _kill_at_random(bucket: S3Bucket, *, rounds: int, seed: int) -> None:
     for _ in range(rounds):
         with started(driver_command("never", *flags), environment) as driver:
             _wait_for_work(bucket, driver.pid)
-            time.sleep(generator.uniform(0.0, 3.0))
+            time.sleep(generator.uniform(0.0, 1.5))
             driver.kill()
     code, said = finished(driver_command("never", *flags), environment)
     assert code == 0, said

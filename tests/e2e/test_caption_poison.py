@@ -16,7 +16,6 @@ from PIL import Image
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.flow import run_job
-from pipelines.inference.job import InferenceJob, freeze
 from tests.e2e.caption_cases import (
     caption_command,
     caption_config,
@@ -24,6 +23,7 @@ from tests.e2e.caption_cases import (
     corpus_files,
     driver_command,
     driver_environment,
+    use_engine,
     write_corpus,
 )
 from tests.e2e.processes import finished, started
@@ -50,12 +50,7 @@ def write_rows(folder: Path, count: int, poison: dict[int, str]) -> None:
 
 def run_poisoned(monkeypatch: pytest.MonkeyPatch, config: CaptionConfig, engine: str = "engine") -> list[str]:
     """Run the job with an engine of `poison`."""
-
-    def freeze_poisoned(config: CaptionConfig) -> InferenceJob:
-        job = freeze(config)
-        return replace(job, spec=replace(job.spec, engine_factory=f"tests.pipelines.inference.poison:{engine}"))
-
-    monkeypatch.setattr("pipelines.inference.flow.freeze", freeze_poisoned)
+    use_engine(monkeypatch, engine)
     said: list[str] = []
     run_job(config, said.append)
     return said
@@ -121,8 +116,8 @@ def test_a_stalled_job_becomes_an_error(tmp_path: Path) -> None:
 
 def test_a_job_that_is_asked_to_stop_commits_and_ends_and_goes_on(tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "photos", 42), tmp_path / "out"
-    flags = caption_command(str(folder), str(output), "--max-new-tokens", "64", "--num-workers", "1")
-    with started(driver_command("never", *flags), driver_environment()) as driver:
+    flags = caption_command(str(folder), str(output), "--num-workers", "1")
+    with started(driver_command("slow", *flags), driver_environment()) as driver:
         until = time.monotonic() + 200
         while time.monotonic() < until and not (output / FIRST_COMMIT).exists():
             time.sleep(0.05)

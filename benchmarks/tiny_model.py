@@ -1,6 +1,6 @@
 """What the small model reads and sees on held-out drawings: another seed, words and layouts that training never had.
 
-    python benchmarks/tiny_model.py [--num N] [--model FOLDER]
+    python benchmarks/tiny_model.py [--num N] [--model FOLDER] [--results FILE]
 
 Fields of receipts, through all tiles and through the base tile alone; words of signs; captions that name every shape
 with its colour and no other; chart values within 5 % of the axis; yes/no questions about shapes (F1 of "yes", half of
@@ -9,7 +9,9 @@ says of itself that it is not trained is not examined, unless `--model` names it
 """
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from report import report
 from tiny_exam import Examiner, Figure
@@ -31,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=NUM, help="images of each task")
     parser.add_argument("--model", default=None, help="a checkpoint folder, in place of the embedded model")
+    parser.add_argument("--results", type=Path, help="where the figures are written as JSON, for `tiny_card.py`")
     options = parser.parse_args()
     examiner = Examiner(options.model or "tiny", options.num)
     if not examiner.trained and options.model is None:
@@ -40,6 +43,8 @@ def main() -> int:
     figures = examiner.figures()
     for name, figure in figures.items():
         print(f"{name:26} {figure}", flush=True)
+    if options.results is not None:
+        options.results.write_text(json.dumps({name: str(figure) for name, figure in figures.items()}, indent=1))
     gain = figures["receipt fields, any-res"].value - figures["receipt fields, base view"].value
     figures[GAIN] = Figure(max(gain, 0.0), options.num)
     holds = [

@@ -5,6 +5,7 @@ What this does *not* do: read rows (`corpus_parquet`).
 
 import base64
 import binascii
+import dataclasses
 import re
 
 import pyarrow as pa
@@ -65,20 +66,21 @@ def choose_columns(schema: pa.Schema, columns: CorpusColumns) -> CorpusColumns:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise CorpusRefused(CorpusReason.SCHEMA, f"doubled columns: {', '.join(doubled)[:200]}")
-    for field, name in (("image", columns.image), ("text", columns.text), ("conversations", columns.conversations)):
+    for field in dataclasses.fields(columns):
+        name = getattr(columns, field.name)
         if name is not None and name not in names:
-            raise CorpusRefused(CorpusReason.SCHEMA, f"no column {name!r} for {field}; there are {_listed(names)}")
-    if columns.uid is not None and columns.uid not in names:
-        raise CorpusRefused(CorpusReason.SCHEMA, f"no column {columns.uid!r} for uid; there are {_listed(names)}")
+            raise CorpusRefused(CorpusReason.SCHEMA, f"no column {name!r} for {field.name}; there are {_listed(names)}")
     text = columns.text or find_name(_typed(schema, is_text), TEXT_NAMES)
     conversations = columns.conversations or find_name(_typed(schema, _is_turns), CONVERSATION_NAMES)
     chosen = CorpusColumns(
         image=columns.image or _find_image(schema),
         text=text,
         conversations=conversations,
+        embedding=columns.embedding,
         uid=columns.uid,
     )
-    for name, fits in ((chosen.image, is_image), (text, is_text), (conversations, _is_turns)):
+    types = ((chosen.image, is_image), (text, is_text), (conversations, _is_turns), (chosen.embedding, _is_numbers))
+    for name, fits in types:
         if name is not None:
             _check_type(schema.field(name), fits(schema.field(name).type))
     return chosen
@@ -137,6 +139,11 @@ def is_encoded(kind: pa.DataType) -> bool:
 def is_image(kind: pa.DataType) -> bool:
     """Whether a column can hold images or their URIs."""
     return is_encoded(kind) or is_text(kind)
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    """Whether a column can be an embedding: a list of numbers."""
+    return _is_list(kind) and bool(pat.is_floating(kind.value_type) or pat.is_integer(kind.value_type))
 
 
 def _is_turns(kind: pa.DataType) -> bool:

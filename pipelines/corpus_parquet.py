@@ -5,6 +5,7 @@ before it looks inside. A file whose rows cannot be known, or that is not to be 
 What this does *not* do: read a column that is neither named nor scalar, or rebuild an extension type.
 """
 
+import dataclasses
 import itertools
 import logging
 import struct
@@ -187,7 +188,7 @@ def _records(
     file: pq.ParquetFile, fields: CorpusColumns, start: int, stop: int
 ) -> Iterator[dict[str, Any] | CorpusRefused]:
     """Yield rows [start, stop) as dictionaries, streaming only the row groups and columns that hold them."""
-    named = {fields.image, fields.text, fields.conversations, fields.uid}
+    named = {getattr(fields, field.name) for field in dataclasses.fields(fields)}
     names = [field.name for field in file.schema_arrow if field.name in named or _is_scalar(field.type)]
     position = 0
     for index in range(file.num_row_groups):

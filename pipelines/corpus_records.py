@@ -3,6 +3,7 @@
 Names decide what a field is, unless `CorpusColumns` says it; `corpus_columns` does the same for whole Parquet schemas.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,7 @@ def name_fields(names: list[str], columns: CorpusColumns) -> CorpusColumns:
         image=columns.image or find_name(names, IMAGE_NAMES + URI_NAMES),
         text=columns.text or find_name(names, TEXT_NAMES),
         conversations=columns.conversations or find_name(names, CONVERSATION_NAMES),
+        embedding=columns.embedding,
         uid=columns.uid,
     )
 
@@ -70,7 +72,8 @@ def record_row(
         value = record.get(fields.image) if fields.image else None
         value = referred if fields.image is None or (value is None and referred) else value
         loaded = _load_images(fragment, index, value, fields, settings, options)
-        used = frozenset(name for name in (fields.image, fields.text, fields.conversations, fields.uid) if name)
+        named = (fields.image, fields.text, fields.conversations, fields.embedding, fields.uid)
+        used = frozenset(name for name in named if name)
         return CorpusRow(
             uid=uid,
             uri=fragment.row_uri(index),
@@ -80,6 +83,7 @@ def record_row(
             text=None if text is None else clean_text(_as_text(text), settings.max_text_bytes),
             conversations=conversation,
             metadata=scalars_json(record, used, settings.max_text_bytes),
+            embedding=_embedding(record.get(fields.embedding)) if fields.embedding else None,
         )
     except CorpusRefused as refusal:
         return replace(rejected_row(fragment, index, refusal.reason, refusal.detail), uid=uid)
@@ -90,6 +94,22 @@ def _named_uid(record: Mapping[str, Any], name: str, settings: CorpusSettings) -
     if value is None or value == "":
         raise CorpusRefused(CorpusReason.NULL_FIELD, f"{name}, named as uid, is empty")
     return clean_text(str(value), settings.max_text_bytes)
+
+
+def _embedding(value: object) -> tuple[float, ...] | None:
+    """Return an embedding: finite numbers, not all nought, or None.
+
+    Example:
+        >>> _embedding([3, 4.5]), _embedding(None)
+        ((3.0, 4.5), None)
+    """
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list) else []
+    plain = all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers)
+    if not plain or not any(numbers):
+        raise CorpusRefused(CorpusReason.SCHEMA, "the embedding is no list of finite numbers, or all of them are 0")
+    return tuple(float(one) for one in numbers)
 
 
 def _as_text(value: object) -> str:

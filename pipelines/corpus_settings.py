@@ -23,6 +23,8 @@ class CorpusColumns:
     """Caption."""
     conversations: str | None = None
     """Turns as list of structs, or as a JSON string."""
+    embedding: str | None = None
+    """Numbers that a model made of the image, a list as long in every row; semantic duplicates are found by it."""
     uid: str | None = None
     """A value that is unique in the whole corpus and becomes the row's uid. None: the row's place (uri and number)."""
 

@@ -279,6 +279,8 @@ class CorpusRow:
     """Canonical JSON list of `{"from": "system"|"human"|"gpt", "value": text}`."""
     metadata: str = "{}"
     """JSON object of the remaining scalars, keys sorted."""
+    embedding: tuple[float, ...] | None = None
+    """Of the column that is named as such."""
     error: str | None = None
     """Reason code, if the row cannot be used."""
     error_detail: str | None = None

@@ -160,6 +160,8 @@ def _record(
     carried = {name: _number(metadata, _ALIASES[name]) for name in CARRIED}
     record |= found | carried | image_values(facts, settings.model)
     record["quality"] = _quality(record, settings.quality)
+    if row.embedding is not None:
+        record[EMBEDDING] = list(row.embedding)
     return record
 
 

@@ -129,6 +129,17 @@ def test_every_bad_line_is_one_row(tmp_path: Path) -> None:
     assert rows_table(rows).num_rows == len(lines)
 
 
+def test_embeddings_are_lists_of_finite_numbers(tmp_path: Path) -> None:
+    _pictures(tmp_path, 2)
+    values = ["[1, 2.5]", "null", "[]", "[true, 1]", '"1, 2"', "[0, 0.0]", "[[1], 2]"]
+    lines = [f'{{"image": "img/1.jpg", "v": {value}}}' for value in values] + ['{"image": "img/1.jpg"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = read_all(tmp_path / "rows.jsonl", columns=CorpusColumns(embedding="v"))
+    assert [row.embedding for row in rows] == [(1.0, 2.5), *[None] * 7]
+    assert [row.error for row in rows] == [None, None, *["SCHEMA"] * 5, None]
+    assert rows[0].metadata == "{}"
+
+
 def test_images_within_records(tmp_path: Path) -> None:
     text = base64.b64encode(image(5)).decode()
     lines = [

@@ -13,7 +13,7 @@ from pipelines import corpus_parquet
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_columns import check_footer, choose_columns
 from pipelines.corpus_parquet import cut_by_groups
-from pipelines.corpus_settings import CorpusColumns, CorpusSettings
+from pipelines.corpus_settings import DEFAULT_COLUMNS, CorpusColumns, CorpusSettings
 from pipelines.fragments import CorpusRefused, InputChanged
 from tests.pipelines.corpus_cases import image, read_all
 
@@ -133,8 +133,8 @@ def test_zero_rows_are_fine(tmp_path: Path) -> None:
     assert read_all(_write(tmp_path / "a.parquet", {"image": pa.array([], pa.binary())})) == []
 
 
-def _only_error(path: Path) -> str | None:
-    (row,) = read_all(path)
+def _only_error(path: Path, columns: CorpusColumns = DEFAULT_COLUMNS) -> str | None:
+    (row,) = read_all(path, columns=columns)
     assert row.uri == str(path)
     return row.error
 
@@ -183,6 +183,20 @@ def test_claims_that_the_file_cannot_hold(tmp_path: Path, monkeypatch: pytest.Mo
     fine = _write(tmp_path / "b.parquet", {"image": [b"x" * 4000]})
     monkeypatch.setattr(corpus_parquet, "_MAX_GROUP_BYTES", 2000)
     assert _only_error(fine) == "MEMORY"
+
+
+def test_embeddings_are_read_where_they_are_named(tmp_path: Path) -> None:
+    kinds = (pa.list_(pa.float32()), pa.list_(pa.float64(), 3), pa.large_list(pa.float16()))
+    for number, kind in enumerate(kinds):
+        values = pa.array([[0.5, -2, 7], None, [0, 0, 0], [1, float("nan"), 1]], pa.list_(pa.float32())).cast(kind)
+        path = _write(tmp_path / f"{number}.parquet", {"image": [image(i) for i in range(4)], "vector": values})
+        rows = read_all(path, columns=CorpusColumns(embedding="vector"))
+        assert [row.embedding for row in rows] == [(0.5, -2.0, 7.0), None, None, None]
+        assert [row.error for row in rows] == [None, None, "SCHEMA", "SCHEMA"]
+        assert [row.embedding for row in read_all(path)] == [None] * 4
+    assert _only_error(path, CorpusColumns(embedding="score")) == "SCHEMA"
+    words = _write(tmp_path / "words.parquet", {"image": [image(1)], "vector": ["0.5"]})
+    assert _only_error(words, CorpusColumns(embedding="vector")) == "SCHEMA"
 
 
 @pytest.mark.parametrize("checksum", [True, False])

@@ -250,6 +250,17 @@ def test_clip_similarity_is_the_cosine_of_transformers_own_embeddings(tmp_path: 
         assert found[at] == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_corpus_own_embedding_is_taken_over_and_goes_before_a_scorers() -> None:
+    scorers = load_scorers(["tests.pipelines.curation.test_probe:Mean"])
+    good = encoded(np.full((30, 50, 3), (10, 9, 200), np.uint8), "PNG")
+    rows = [row(0, good, embedding=(0.25, -3.0)), row(1, good), row(2, good[:300], embedding=(1.0, 2.0))]
+    with Looker(BOX, square=scorers[0].side) as looker:
+        found = probed(rows, looker, scorers=scorers)
+        plain = probed(rows, looker)
+    assert [one["embedding"] for one in found] == [[0.25, -3.0], [10.0, 245.0], None]
+    assert [one["embedding"] for one in plain] == [[0.25, -3.0], None, None]
+
+
 def test_sources() -> None:
     assert source_of("/d/web/1.jpg", "/d/", "  ") == "web"
     assert source_of("/d/web/1.jpg", "/d", 7) == "web"

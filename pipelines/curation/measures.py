@@ -26,8 +26,8 @@ JPEG_BLOCK = 8
 BAR_LEVELS = 10
 """Levels of grey that a row of a uniform bar may span: what JPEG adds to black."""
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
-SATURATION_POINTS = 128
-"""Points along the shorter side on which saturation is measured, at least (all pixels of smaller images)."""
+SATURATION_ROWS = 64
+"""Rows on which saturation is measured, at least, evenly apart (all of images with fewer)."""
 
 Grey = NDArray[np.uint8]
 # one core is what a decoding process has
@@ -139,14 +139,14 @@ def blur(grey: Grey) -> float:
 
 
 def saturation(image: NDArray[np.uint8]) -> float:
-    """Mean of max(R, G, B) - min(R, G, B), 0 to 1, on a regular lattice of pixels.
+    """Mean of max(R, G, B) - min(R, G, B), 0 to 1, on rows that lie evenly apart.
 
     Example:
         >>> round(saturation(np.full((4, 4, 3), (200, 149, 98), np.uint8)), 3)
         0.4
     """
-    step = max(1, min(image.shape[:2]) // SATURATION_POINTS)
-    red, green, blue = cv2.split(np.ascontiguousarray(image[::step, ::step]))
+    # whole rows, because a lattice has to be gathered pixel by pixel first: 0.13 and 0.57 ms for 500 × 375 (measured)
+    red, green, blue = cv2.split(image[:: max(1, image.shape[0] // SATURATION_ROWS)])
     most, least = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
     return float(cv2.sumElems(cv2.subtract(most, least))[0]) / most.size / 255
 

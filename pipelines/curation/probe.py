@@ -33,7 +33,7 @@ from pipelines.fragments import CorpusRow, printable
 from pipelines.sandbox import SandboxSettings
 from schemas.score import CARRIED, SCORE
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Part of a run's identity: raise it whenever a change here gives the same input another row."""
 CHUNK_ROWS, CHUNK_BYTES = 64, 2**26
 """Rows, and bytes of their images, that are in memory at once."""

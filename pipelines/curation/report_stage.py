@@ -86,20 +86,18 @@ def write_report(work: ReportWork, *, title: str = "Curation") -> str:
     return uri
 
 
-def write_diff(work: ReportWork, before: pa.Table, *, lead: str) -> tuple[str, list[str]]:
-    """Compare the selection with an earlier one: write `diff.html`; return its URI and the difference in lines.
+def write_diff(work: ReportWork, before: pa.Table, after: pa.Table, *, lead: str) -> tuple[str, list[str]]:
+    """Compare two selections: write `diff.html`; return its URI and the difference in lines.
 
     Args:
         work: what it is about.
-        before: SELECTION as it was, from `select_stage.read_selection`.
+        before: SELECTION, as of `select_stage.read_selection`.
+        after: SELECTION, as of `select.select_rows`; it need not be in a table.
         lead: what is compared, in a sentence.
-
-    Raises:
-        ConfigError: a table is not there.
     """
-    diff = diff_selections(before, _selection(work))
+    diff = diff_selections(before, after)
     pictures = _thumbnails(work, [sample.place for sample in diff.samples])
-    page = render_diff(diff, pictures, title="What the change does", lead=lead)
+    page = render_diff(diff, pictures, title="What other thresholds change", lead=lead)
     uri = join_uri(work.output, DIFF)
     write_bytes(uri, page.encode(), work.storage_options)
     return uri, describe(diff)

@@ -246,7 +246,7 @@ def test_from_tables_to_tables_to_pages(curated: tuple[ReportWork, pa.Table]) ->
     stricter = dataclasses.replace(work, config=SelectConfig(rules=RulesConfig(min_blur=90)))
     other = select_stage(*places, stricter.config, scores_run="probe", clusters_run="dedupe")
     assert other.report.version == first.report.version + 1
-    uri, lines = write_diff(stricter, first.table, lead="20 → 90")
+    uri, lines = write_diff(stricter, first.table, other.table, lead="20 → 90")
     assert lines == ["kept 9 → 3", "BLURRED drops 6 more, 100.0 % from web"]
     assert Path(uri).read_text().count("<img") == 6
     old = read_selection(places[2], version=first.report.version)

@@ -65,7 +65,7 @@ class ShardPlan:
     """One shard before its bytes are read."""
 
     shard_id: str
-    """First 20 hex digits of the sha256 of the fragments and rows that are in it."""
+    """First 20 hex digits of the sha256 of the rows that are in it, and of what they are made of."""
     rows: pa.Table
     """uid, source, corpus_fragment, row_index, n_image_tokens, n_text_tokens; in order of place."""
 
@@ -103,7 +103,8 @@ def plan_shards(
     weights = _int64(rows["file_bytes"]) + _NAME_BYTES + tile_bytes * _int64(rows["n_tiles"])
     borders = cut_by_size(weights, uid_fractions(rows["uid"].to_pylist(), _CUT_SEED), size)
     narrow = rows.select(PLAN_COLUMNS)
-    return [_plan(narrow.slice(start, stop - start)) for start, stop in pairwise(borders)]
+    by_id = {one.fragment_id: one for one in fragments}
+    return [_plan(narrow.slice(start, stop - start), by_id) for start, stop in pairwise(borders)]
 
 
 def cut_by_size(weights: NDArray[np.int64], fractions: NDArray[np.float64], size: ShardSize) -> list[int]:
@@ -180,11 +181,19 @@ def narrow_piece(fragment: Fragment, indices: Sequence[int], uids: Sequence[str]
     return Piece(fragment=part, indices=tuple(index - first for index in indices), uids=tuple(uids))
 
 
-def _plan(rows: pa.Table) -> ShardPlan:
+def _plan(rows: pa.Table, fragments: dict[str, Fragment]) -> ShardPlan:
     digest = hashlib.sha256()
-    for fragment, uid in zip(rows["corpus_fragment"].to_pylist(), rows["uid"].to_pylist(), strict=True):
-        digest.update(f"{fragment}/{uid}\n".encode())
+    columns = (rows[name].to_pylist() for name in ("corpus_fragment", "row_index", "uid"))
+    for name, index, uid in zip(*columns, strict=True):
+        digest.update(f"{_content(fragments[name], index)}/{uid}\n".encode())
     return ShardPlan(shard_id=digest.hexdigest()[:20], rows=rows)
+
+
+def _content(fragment: Fragment, index: int) -> str:
+    """Name what a row is made of: its files, else its container, whatever rows lie beside it."""
+    if fragment.kind != "files":
+        return fragment.fragment_id
+    return " ".join(f"{ref.uri} {ref.size} {ref.version}" for ref in fragment.rows[index].objects)
 
 
 def _place(fragment: Fragment) -> tuple[str, int]:

@@ -131,7 +131,8 @@ def describe(diff: SelectionDiff, most: int = 12) -> list[str]:
         found = diff.by_reason(direction)
         for reason, rows, sources in found[:most]:
             source, part = max(sources.items(), key=lambda item: (item[1], item[0]))
-            lines.append(f"{reason} {verb} {rows:,} {more}, {share(part, rows)} from {source or 'no source'}")
+            does = f"{reason}: {rows:,}" if reason in (NEW, GONE) else f"{reason} {verb} {rows:,} {more}"
+            lines.append(f"{does}, {share(part, rows)} from {source or 'no source'}")
         if found[most:]:
             lines.append(f"… and {len(found) - most} more reasons")
     return lines if len(lines) > 1 else [*lines, "no row changes"]

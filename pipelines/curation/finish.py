@@ -3,15 +3,12 @@
 import dataclasses
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipelines import accounts, record, tables, upkeep
 from pipelines.accounts import Counts, check_accounts
 from pipelines.cli import Accounts, Say, render_accounts
+from pipelines.curation.decisions import Decided
 from pipelines.curation.job import CurateJob
-from pipelines.curation.select import count_reasons
-from pipelines.curation.select_stage import Selected, read_selection
+from pipelines.curation.select_stage import selection_counts
 from pipelines.errors import AccountingError
 from pipelines.record import RunRecord
 from pipelines.storage import is_local, join_uri
@@ -32,9 +29,7 @@ def is_settled(job: CurateJob) -> bool:
 
 def say_settled(job: CurateJob, say: Say) -> None:
     """Show the counts of a run that is complete already."""
-    selection = read_selection(job.table("selection"), storage_options=job.options)
-    assert selection is not None, "is_settled has looked"
-    _close(job, count_reasons(selection), new_rows=0, seconds=0.0, say=say)
+    _close(job, selection_counts(job.table("selection"), job.options), new_rows=0, seconds=0.0, say=say)
 
 
 def begin_record(job: CurateJob) -> None:
@@ -42,7 +37,7 @@ def begin_record(job: CurateJob) -> None:
     _write_record(job, status="running", counts={})
 
 
-def finish(job: CurateJob, selected: Selected, *, new_rows: int, seconds: float, say: Say) -> None:
+def finish(job: CurateJob, decided: Decided, *, new_rows: int, seconds: float, say: Say) -> None:
     """Hold the tables to the number of rows that went in, and show what became of them.
 
     Raises:
@@ -51,11 +46,11 @@ def finish(job: CurateJob, selected: Selected, *, new_rows: int, seconds: float,
     for other in sorted(other_runs(job)) if job.config.overwrite else ():
         upkeep.overwrite(job.table("scores"), run_id=other, storage_options=job.options)
         say(f"run {other} was taken out (--overwrite); older versions of the table still show it")
-    counts = count_reasons(selected.table)
-    for reason, rows in selected.unmeasured.items():
+    counts = dict(decided.counts)
+    for reason, rows in decided.unmeasured.items():
         say(f"{rows:,} rows have no value for {reason}, so they pass it")
-    faults = _faults(job, selected.table)
-    _write_record(job, status="failed" if faults else "complete", counts=dict(counts))
+    faults = _faults(job, decided)
+    _write_record(job, status="failed" if faults else "complete", counts=counts)
     _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)
     if faults:
         raise AccountingError("; ".join(faults))
@@ -68,15 +63,15 @@ def other_runs(job: CurateJob) -> set[str]:
     return {str(name) for file in files for name in (file["min.run_id"], file["max.run_id"])} - {job.run_id}
 
 
-def _faults(job: CurateJob, selection: pa.Table) -> list[str]:
+def _faults(job: CurateJob, decided: Decided) -> list[str]:
     """What does not add up."""
     names = {fragment.fragment_id for fragment in job.fragments}
     probed = accounts.counts(job.table("scores"), job.run_id, fragment_ids=names, storage_options=job.options)
     written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
-    kept = int(pc.sum(pc.equal(selection["status"], "ok"), min_count=0).as_py())
+    kept = decided.counts.get(KEPT, 0)
     faults = []
-    if probed.rows != job.rows_in or selection.num_rows != job.rows_in:
-        faults.append(f"{job.rows_in} rows in, {probed.rows} in scores, {selection.num_rows} in selection")
+    if probed.rows != job.rows_in or decided.rows != job.rows_in:
+        faults.append(f"{job.rows_in} rows in, {probed.rows} in scores, {decided.rows} in selection")
     if written.rows != kept:
         faults.append(f"{kept} rows kept, {written.rows} in shards")
     return faults

@@ -16,14 +16,14 @@ from pipelines import runtime, tables
 from pipelines.cli import Say
 from pipelines.curation.cluster_stage import Clustered, ClusterWork, cluster_stage, clusters_run
 from pipelines.curation.config import CurateConfig
+from pipelines.curation.decisions import Decided, decide, write_shards
 from pipelines.curation.finish import begin_record, finish, is_settled, say_settled
 from pipelines.curation.job import CurateJob, freeze
 from pipelines.curation.lease import Lease
-from pipelines.curation.pages import Runs, difference, write_diff, write_report
+from pipelines.curation.pages import Runs, write_diff, write_report
 from pipelines.curation.plan import say_plan
 from pipelines.curation.probe_stage import ProbeSpec, stream_probed
-from pipelines.curation.select_stage import Selected, read_selection, select_stage
-from pipelines.curation.shard_stage import shard_stage
+from pipelines.curation.shard_stage import Sharded
 from pipelines.fragments import Fragment, total_rows
 from pipelines.known_rows import count_known, find_known, note_rows
 from pipelines.parts import Receipt
@@ -66,22 +66,30 @@ def curate_corpus(config: CurateConfig, say: Say) -> None:
         started = time.monotonic()
         new_rows = probe(job.fragments, job.probe, nodes, config, say)
         if job.references:
-            probe(job.references, job.reference_probe, nodes, config, say)
+            probe(job.references, job.reference_probe, nodes, config, say, what="evaluation images")
         lease.check()
         clustered: Clustered = on_worker(cluster_stage, cluster_work(job))
         how = "matched against the index" if clustered.incremental else "clustered"
         say(f"dedupe: {clustered.fresh:,} new rows {how}")
         lease.check()
-        selected = select(job, clustered.run_id, say)
+        decided: Decided = on_worker(decide, job, clustered.run_id)
+        for line in decided.changes:
+            say(f"select: {line}")
         lease.check()
-        sharded = shard_stage(selected.table, job.fragments, job.shard)
+        sharded: Sharded = on_worker(write_shards, job)
         say(f"shards: {sharded.shards:,}, {sharded.written:,} of them written by this call")
         on_worker(write_report, job, Runs(scores=job.run_id, clusters=clustered.run_id))
-        finish(job, selected, new_rows=new_rows, seconds=time.monotonic() - started, say=say)
+        finish(job, decided, new_rows=new_rows, seconds=time.monotonic() - started, say=say)
 
 
 def probe(
-    fragments: Sequence[Fragment], spec: ProbeSpec, nodes: Sequence[runtime.Node], config: CurateConfig, say: Say
+    fragments: Sequence[Fragment],
+    spec: ProbeSpec,
+    nodes: Sequence[runtime.Node],
+    config: CurateConfig,
+    say: Say,
+    *,
+    what: str = "rows",
 ) -> int:
     """Bring a table of scores to a corpus: probe the rows that are new or changed, take out what is gone.
 
@@ -98,7 +106,7 @@ def probe(
     if missing:
         note_rows(spec.table_uri, run_id, fragments, storage_options=spec.storage_options)
         workers = runtime.plan_workers(config.num_workers or max(1, int(sum(node.cpus for node in nodes))), nodes)
-        say(f"probe: {rows_in:,} rows, {to_do:,} of them to do, by {workers.num_actors} worker(s); run {run_id}")
+        say(f"probe: {rows_in:,} {what}, {to_do:,} of them to do, by {workers.num_actors} worker(s); run {run_id}")
         collect(stream_probed(missing, spec, workers, known), spec, Progress(rows_in, done=rows_in - left), config)
     if stale:
         options = spec.storage_options
@@ -128,24 +136,6 @@ def collect(receipts: Iterable[Receipt], spec: ProbeSpec, progress: Progress, co
     finally:
         _commit(group, spec)
         progress.close()
-
-
-def select(job: CurateJob, clusters_run: str, say: Say) -> Selected:
-    """Select, and say what that changes."""
-    before = read_selection(job.table("selection"), storage_options=job.options)
-    selected = select_stage(
-        job.table("scores"),
-        job.table("clusters"),
-        job.table("selection"),
-        job.config.select,
-        scores_run=job.run_id,
-        clusters_run=clusters_run,
-        overrides=job.overrides,
-        storage_options=job.options,
-    )
-    for line in difference(before, selected.table):
-        say(f"select: {line}")
-    return selected
 
 
 def on_worker(function: Callable[..., T], *arguments: Any) -> T:

@@ -63,8 +63,9 @@ def read_overrides(uri: str | None, storage_options: StorageOptions | None = Non
     if uri is None:
         return Overrides()
     try:
-        return parse_overrides(json.loads(read_bytes(uri, storage_options)))
+        values = json.loads(read_bytes(uri, storage_options))
     except FileNotFoundError as error:
         raise ConfigError(f"the override file {uri} is not there") from error
     except ValueError as error:
         raise ConfigError(f"the override file {uri} is not JSON: {error}") from error
+    return parse_overrides(values)

@@ -6,6 +6,7 @@ decide (`select`), run on Ray: a million rows are a few seconds' work of one pro
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from llava_core.errors import ConfigError
 from pipelines import record
 from pipelines.curation.overrides import Overrides
 from pipelines.curation.rules import RulesConfig, active_rules, unmeasured
-from pipelines.curation.select import NO_OVERRIDES, SelectConfig, score_columns, select_rows
+from pipelines.curation.select import NO_OVERRIDES, SelectConfig, count_reasons, score_columns, select_rows
 from pipelines.parts import write_fragment
 from pipelines.storage import StorageOptions, filesystem, is_local, join_uri
 from pipelines.tables import CommitReport, open_table
@@ -196,6 +197,16 @@ def read_selection(
         table.load_as_version(version)
     rows = pa.table(table.to_pyarrow_dataset().to_table(columns=SELECTION.names))
     return rows.cast(SELECTION).sort_by("uid")
+
+
+def selection_counts(selection_uri: str, storage_options: StorageOptions | None = None) -> Counter[str]:
+    """Count a selection's rows as `count_reasons` does, reading that one column.
+
+    Raises:
+        ConfigError: no table is there.
+    """
+    rows = _open(selection_uri, storage_options).to_pyarrow_dataset().to_table(columns=["error"])
+    return count_reasons(pa.table(rows))
 
 
 def _open(table_uri: str, storage_options: StorageOptions | None) -> DeltaTable:

@@ -46,20 +46,22 @@ def hostile(picture: bytes, what: str) -> bytes:
     return picture + MARK + what.encode()
 
 
-def noting(log: Path) -> str:
-    """The name, as settings take it, of a decoder that also writes a line for each image that it decodes to a file."""
-    return f"{__name__}:noting_{os.fsencode(log).hex()}"
+def noting(log: Path, pause: float = 0.0) -> str:
+    """The name, as settings take it, of a decoder that first writes a line to a file, and waits some seconds."""
+    return f"{__name__}:noting_{os.fsencode(log).hex()}_{pause}"
 
 
 def __getattr__(name: str) -> Any:
     """The decoder that `noting` names: a process of its own finds it by nothing but this name."""
     if not name.startswith("noting_"):
         raise AttributeError(name)
-    log = Path(os.fsdecode(bytes.fromhex(name.removeprefix("noting_"))))
+    place, _, pause = name.removeprefix("noting_").partition("_")
+    log = Path(os.fsdecode(bytes.fromhex(place)))
 
     def noted(data: bytes, **options: Any) -> NDArray[np.uint8]:
         with log.open("a") as file:
             file.write(sha256(data).hexdigest() + "\n")
+        time.sleep(float(pause))
         return decode(data, **options)
 
     return noted

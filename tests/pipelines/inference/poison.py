@@ -58,8 +58,9 @@ class PoisonEngine:
                 time.sleep(0.1)
 
     def _answer(self, request: Request) -> Result:
-        image: Any = request.images[0]
-        height, width = image.shape[:2]
+        images: Any = request.images
+        sizes = tuple(Size(*image.shape[:2]) for image in images)
+        height, width = sizes[0]
         return Result(
             request_id=request.request_id,
             text=f"{height} by {width}, {request.prompt} {request.max_tiles}",
@@ -69,8 +70,8 @@ class PoisonEngine:
             num_image_tokens=5,
             mean_logprob=-0.5,
             min_logprob=-0.75,
-            image_sizes=(Size(height, width),),
-            grids=(Size(1, 2),),
+            image_sizes=sizes,
+            grids=(Size(1, 2),) * len(sizes),
         )
 
 

@@ -28,8 +28,8 @@ class Metric:
     """A counter only grows; a gauge is what it is now."""
     about: str
     """What it says, and its unit."""
-    labels: tuple[str, ...] = ()
-    """What it is told apart by."""
+    labels: tuple[str, ...] = ("program",)
+    """What it is told apart by; the program, which is the job, comes first."""
 
     @property
     def exported(self) -> str:
@@ -38,20 +38,20 @@ class Metric:
 
 
 def _gauge(name: str, about: str, *labels: str) -> Metric:
-    return Metric(name=f"tessera_{name}", kind="gauge", about=about, labels=labels)
+    return Metric(name=f"tessera_{name}", kind="gauge", about=about, labels=("program", *labels))
 
 
 def _counter(name: str, about: str, *labels: str) -> Metric:
-    return Metric(name=f"tessera_{name}", kind="counter", about=about, labels=labels)
+    return Metric(name=f"tessera_{name}", kind="counter", about=about, labels=("program", *labels))
 
 
-START = _gauge("job_start_seconds", "when a job's driver joined the cluster, in seconds since 1970", "program")
-DONE = _gauge("progress_done", "units done, earlier runs' included", "program", "unit")
-ALL = _gauge("progress_expected", "units in all", "program", "unit")
-RATE = _gauge("progress_rate", "units a second, of this call", "program", "unit")
-LEFT = _gauge("progress_eta_seconds", "seconds until the end at this rate", "program", "unit")
-MOVED = _gauge("progress_moved_seconds", "when a unit was last done, in seconds since 1970", "program", "unit")
-ROWS = _counter("rows", "rows made, by status and, of rejected ones, reason", "program", "status", "reason")
+START = _gauge("job_start_seconds", "when a job's driver joined the cluster, in seconds since 1970")
+DONE = _gauge("progress_done", "units done, earlier runs' included", "unit")
+ALL = _gauge("progress_expected", "units in all", "unit")
+RATE = _gauge("progress_rate", "units a second, of this call", "unit")
+LEFT = _gauge("progress_eta_seconds", "seconds until the end at this rate", "unit")
+MOVED = _gauge("progress_moved_seconds", "when a unit was last done, in seconds since 1970", "unit")
+ROWS = _counter("rows", "rows made, by status and, of rejected ones, reason", "status", "reason")
 TOKENS = _counter("tokens", "tokens of rows made: prompt, image (part of the prompt) and generated", "kind")
 TILES = _counter("tiles", "tiles of the rows' first images, the base tile of each included")
 REQUESTS = _counter("requests", "requests of rows: new, or known because an equal one was answered", "reply")
@@ -94,7 +94,7 @@ def program() -> str:
 
 def report_start() -> None:
     """Say that a job's driver is here."""
-    _set(START, time.time(), program=program())
+    _set(START, time.time())
 
 
 def report_progress(done: int, expected: int, rate: float, unit: str) -> None:
@@ -106,13 +106,12 @@ def report_progress(done: int, expected: int, rate: float, unit: str) -> None:
         rate: units a second of this call.
         unit: what they are.
     """
-    labels = {"program": program(), "unit": unit}
-    _set(DONE, done, **labels)
-    _set(ALL, expected, **labels)
-    _set(RATE, rate, **labels)
-    _set(MOVED, time.time(), **labels)
+    _set(DONE, done, unit=unit)
+    _set(ALL, expected, unit=unit)
+    _set(RATE, rate, unit=unit)
+    _set(MOVED, time.time(), unit=unit)
     if rate > 0:
-        _set(LEFT, max(0, expected - done) / rate, **labels)
+        _set(LEFT, max(0, expected - done) / rate, unit=unit)
 
 
 def report_rows(ok: int, rejected: Mapping[str, int]) -> None:
@@ -123,7 +122,7 @@ def report_rows(ok: int, rejected: Mapping[str, int]) -> None:
         rejected: rows without one, by reason.
     """
     for status, reason, rows in [("ok", "", ok), *(("rejected", *one) for one in rejected.items())]:
-        _add(ROWS, rows, program=program(), status=status, reason=reason)
+        _add(ROWS, rows, status=status, reason=reason)
 
 
 def report_counts(counts: Mapping[str, float]) -> None:
@@ -156,10 +155,10 @@ def _made(metric: Metric) -> Any:
 
 def _set(metric: Metric, value: float, **labels: str) -> None:
     if ray.is_initialized():
-        _made(metric).set(value, labels)
+        _made(metric).set(value, {"program": program(), **labels})
 
 
 def _add(metric: Metric, value: float, **labels: str) -> None:
     # Ray refuses to add nothing
     if value > 0 and ray.is_initialized():
-        _made(metric).inc(value, labels)
+        _made(metric).inc(value, {"program": program(), **labels})

@@ -17,6 +17,7 @@ from pipelines.metrics import METRICS, Metric
 from pipelines.parts import Receipt
 from pipelines.stages import FragmentStage
 
+JOB = {"program": "caption_corpus"}
 Told = list[tuple[str, float, dict[str, str]]]
 
 
@@ -85,10 +86,10 @@ def test_what_a_stage_counts_travels_with_its_receipt(told: Told) -> None:
     for answer in answers:
         metrics.report_counts(json.loads(answer["counts"]))
     assert told == [
-        ("ray_tessera_tiles_total", 6, {}),
-        ("ray_tessera_tokens_total", 5, {"kind": "image"}),
-        ("ray_tessera_tiles_total", 8, {}),
-        ("ray_tessera_tokens_total", 5, {"kind": "image"}),
+        ("ray_tessera_tiles_total", 6, JOB),
+        ("ray_tessera_tokens_total", 5, {**JOB, "kind": "image"}),
+        ("ray_tessera_tiles_total", 8, JOB),
+        ("ray_tessera_tokens_total", 5, {**JOB, "kind": "image"}),
     ]
 
 
@@ -117,6 +118,6 @@ def test_the_engines_stage_counts_its_rows() -> None:
 def test_a_training_step_is_told_as_far_as_it_is_known(told: Told) -> None:
     metrics.report_step({"stage": "align", "step": 3, "loss": 2.5, "data_wait": 0.1, "grad_norm": 1.0})
     assert told == [
-        ("ray_tessera_train_loss", 2.5, {"stage": "align"}),
-        ("ray_tessera_train_data_wait", 0.1, {"stage": "align"}),
+        ("ray_tessera_train_loss", 2.5, {**JOB, "stage": "align"}),
+        ("ray_tessera_train_data_wait", 0.1, {**JOB, "stage": "align"}),
     ]

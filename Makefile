@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check bench docs clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -38,6 +38,9 @@ test-slow: .venv/dev  ## the long ones: more kills, more sizes
 
 bench: .venv/dev  ## every benchmark, and the table that the README quotes
 	$(BIN)/python benchmarks/run_all.py
+
+docs: .venv/dev  ## build the documentation into out/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove outputs and caches, not .venv
 	rm -rf out .mypy_cache .ruff_cache .pytest_cache

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SOURCE = ("schemas", "llava_core", "pipelines", "jobs", "benchmarks")
+SOURCE = ("schemas", "llava_core", "pipelines", "jobs", "benchmarks", "docs", "examples")
 LIBRARY = ("schemas", "llava_core", "pipelines")
 MOST_FILE_LINES = 400
 MOST_FUNCTION_LINES = 80
@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "pipelines": {"pipelines", "schemas", "llava_core"},
     "jobs": {"jobs", "pipelines", "schemas", "llava_core"},
     "benchmarks": {"benchmarks", "pipelines", "schemas", "llava_core"},
+    "docs": {"docs", "jobs", "pipelines", "schemas", "llava_core"},
+    "examples": {"pipelines", "schemas", "llava_core"},
 }
 """Which of this project's packages each may import: down only."""
 _OWN = set(SOURCE) | {"tests", "infra"}
@@ -77,7 +79,7 @@ def sizes(root: Path) -> list[str]:
     faults = []
     for path, tree in sources(root):
         lines = len((root / path).read_text().splitlines())
-        most = MOST_DOOR_LINES if path.parts[0] == "jobs" else MOST_FILE_LINES
+        most = MOST_DOOR_LINES if path.parts[0] in ("jobs", "examples") else MOST_FILE_LINES
         if lines > most:
             faults.append(f"{path}:1: {lines} lines; at most {most}")
         for node in ast.walk(tree):

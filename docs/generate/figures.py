@@ -1,0 +1,62 @@
+"""Tables of figures that pages quote, computed when the site is built.
+
+What this does *not* do: measure anything; what is here follows from arithmetic alone.
+"""
+
+from docs.generate.pictures import SIZES
+from docs.generate.rendering import table
+from llava_core.config import plan_tiles
+from llava_core.geometry import Size
+from pipelines.curation.blocks import choose_blocks
+from pipelines.curation.models import LLAVA_NEXT
+from pipelines.curation.near import GREATEST_DISTANCE, NearConfig
+
+ROWS = (10**5, 10**6, 10**7, 10**8, 10**9)
+"""Sizes of corpora whose tables of hashes are shown."""
+
+
+def recall_table() -> str:
+    """Share of pairs that share a bucket, by their distance and the size of the corpus, at the guarantee of a run."""
+    guaranteed = NearConfig().guaranteed_distance
+    head = ["images", "blocks", "agree on", "tables", *(f"d = {d}" for d in range(1, GREATEST_DISTANCE + 1))]
+    rows = []
+    for count in ROWS:
+        blocks = choose_blocks(count, guaranteed)
+        recall = (f"{blocks.recall(d):.4g}" for d in range(1, GREATEST_DISTANCE + 1))
+        rows.append([f"{count:,}", f"{blocks.count}", f"{blocks.take}", f"{len(blocks.tables)}", *recall])
+    return table(head, rows)
+
+
+def guarantee_table() -> str:
+    """What a farther guarantee costs among ten million images: tables, and candidate pairs of unlike images."""
+    rows = []
+    for distance in range(GREATEST_DISTANCE + 1):
+        blocks = choose_blocks(10**7, distance)
+        candidates = f"{blocks.candidates(10**7):.2g}"
+        rows.append((f"{distance}", f"{blocks.count}", f"{blocks.take}", f"{len(blocks.tables)}", candidates))
+    return table(("guaranteed distance", "blocks", "agree on", "tables", "candidate pairs by chance"), rows)
+
+
+def plans_table() -> str:
+    """Canvas, grid and tokens of some sizes."""
+    rows = []
+    for size in (*SIZES, Size(400, 600)):
+        plan = plan_tiles(size, LLAVA_NEXT)
+        low = plan_tiles(size, LLAVA_NEXT, max_tiles=0)
+        rows.append(
+            (
+                _by(size),
+                _by(plan.canvas),
+                _by(plan.grid),
+                f"{plan.num_tiles}",
+                _by(plan.features),
+                f"{plan.num_image_tokens:,}",
+                f"{low.num_image_tokens:,}",
+            )
+        )
+    head = ("image", "canvas", "grid", "tiles", "features kept", "image tokens", "with the base tile alone")
+    return table(head, rows)
+
+
+def _by(size: Size) -> str:
+    return f"{size.height:,} × {size.width:,}"

@@ -1,4 +1,7 @@
-"""Export a checkpoint: `python jobs/export_checkpoint.py --model NAME --output DIR --layout hf|original|own`."""
+"""Writes a checkpoint of any layout in another one.
+
+    python jobs/export_checkpoint.py --model llava-hf/llava-v1.6-mistral-7b-hf --output out/original --layout original
+"""
 
 import logging
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ What this does *not* do: keep anything; nothing that it makes is committed.
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -18,6 +19,7 @@ from mkdocs.structure.pages import Page
 from docs.generate import core_pages, figures, job_pages, pictures, table_pages
 
 PARTS: Mapping[str, Callable[[], str]] = {
+    "jobs": job_pages.jobs_table,
     "recall": figures.recall_table,
     "guarantees": figures.guarantee_table,
     "plans": figures.plans_table,
@@ -37,6 +39,21 @@ def made() -> dict[str, str | bytes]:
     found["pictures/tiles.png"] = pictures.tiles_picture()
     found["pictures/features.png"] = pictures.features_picture()
     return found | {"pictures/canvases.png": pictures.canvases_picture()}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put every job into the navigation, under "Jobs"."""
+
+    def fill(entries: list[Any]) -> None:
+        for entry in entries:
+            for title, inside in entry.items() if isinstance(entry, dict) else ():
+                if title == "Jobs":
+                    entry[title] = [{name: f"reference/jobs/{name}.md"} for name in job_pages.JOBS]
+                elif isinstance(inside, list):
+                    fill(inside)
+
+    fill(config.nav or [])
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

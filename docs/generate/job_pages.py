@@ -8,31 +8,37 @@ import dataclasses
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docs.generate.rendering import cell, docstring, prose, table
 from docs.generate.said import class_docs
-from jobs.export_checkpoint import ExportConfig as CheckpointConfig
-from pipelines.curation.config import CurateConfig
-from pipelines.curation.export import ExportConfig
-from pipelines.evaluation.config import EvaluateConfig
-from pipelines.inference.answer_config import AnswerConfig
-from pipelines.inference.config import CaptionConfig
-from pipelines.training.config import TrainConfig
 from pipelines.training.recipes import RECIPES
 from pipelines.training.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS: Mapping[str, type[Any]] = {
-    "caption_corpus": CaptionConfig,
-    "answer_corpus": AnswerConfig,
-    "curate_corpus": CurateConfig,
-    "export_corpus": ExportConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "export_checkpoint": CheckpointConfig,
-}
+
+
+def find_jobs() -> dict[str, type[Any]]:
+    """Each front door with the dataclass that its command line is made of; the demo has none."""
+    found = {}
+    for path in sorted((ROOT / "jobs").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        homes = {
+            alias.name: str(node.module)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("cli.parse", "tyro.cli"):
+                name = ast.unparse(node.args[0])
+                found[path.stem] = getattr(import_module(homes.get(name, f"jobs.{path.stem}")), name)
+    return found
+
+
+JOBS: Mapping[str, type[Any]] = find_jobs()
 """Job → what its command line is made of."""
 
 
@@ -69,6 +75,15 @@ def job_page(name: str) -> str:
         parts += [f"## {prose(group.title)}" if group.title else "## Settings"]
         parts.append(table(("flag", "takes", "default", "meaning"), rows))
     return "\n\n".join(parts)
+
+
+def jobs_table() -> str:
+    """All jobs, with the first sentence that each says of itself."""
+    rows = []
+    for name in JOBS:
+        said = str(ast.get_docstring(ast.parse((ROOT / "jobs" / f"{name}.py").read_text())))
+        rows.append((f"[{name}](jobs/{name}.md)", cell(said.split("\n\n")[0])))
+    return table(("job", "what it does"), rows)
 
 
 def groups(kind: type[Any]) -> list[Group]:

@@ -6,6 +6,7 @@ down those that start something, so quoting and variables are the shell's; `run`
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ def running(page: str) -> list[Block]:
     return [block for block in blocks(page) if block.language in RUN and block.snippet is None]
 
 
+def commands(text: str) -> list[list[str]]:
+    """Indented or fenced lines of a text that are commands, as words; lines that a backslash joins are one."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if line.strip().startswith(STARTS)]
+    return [words for words in found if words[0] in STARTS]
+
+
 def starts_something(page: str) -> bool:
     """Whether a page has commands."""
     return any(block.language == "bash" for block in running(page))
@@ -76,13 +84,14 @@ def calls(page: str, folder: Path) -> list[list[str]]:
 def run(page: str, folder: Path, venv: Path, environment: Mapping[str, str]) -> str:
     """Run a page as a reader would, in a folder, and return what it printed.
 
-    Three commands have stand-ins: `ray job submit … -- X` runs X here, `make` takes the environment as it is, and a
-    clone gets this environment in place of a new one.
+    Four commands have stand-ins: `ray job submit … -- X` runs X here, `make` takes the environment as it is, a clone gets
+    this environment in place of a new one, and `kubectl` does nothing.
     """
     lines = [
         "set -euo pipefail",
         'ray() { while [ "$1" != -- ]; do shift; done; shift; "$@"; }',
         'make() { command make -o .venv/demo -o .venv/dev "$@"; }',
+        "kubectl() { :; }",
         f'git() {{ command git "$@"; ln -s "{venv}" tessera/.venv; }}',
     ]
     for block in running(page):

@@ -84,8 +84,8 @@ def calls(page: str, folder: Path) -> list[list[str]]:
 def run(page: str, folder: Path, venv: Path, environment: Mapping[str, str]) -> str:
     """Run a page as a reader would, in a folder, and return what it printed.
 
-    Four commands have stand-ins: `ray job submit … -- X` runs X here, `make` takes the environment as it is, a clone gets
-    this environment in place of a new one, and `kubectl` does nothing.
+    Four commands have stand-ins: `ray job submit … -- X` runs X here, `make` takes the environment as it is, a clone
+    gets this environment in place of a new one, and `kubectl` does nothing.
     """
     lines = [
         "set -euo pipefail",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import tyro
 
 from docs.generate.job_pages import JOBS
@@ -155,8 +156,9 @@ def put_tar(bucket: S3Bucket, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("page", [page for page in pages.PAGES if pages.starts_something(page)])
-def test_a_page_runs_as_it_is_written(page: str, tmp_path: Path, bucket: S3Bucket) -> None:
+def test_a_page_runs_as_it_is_written(page: str, tmp_path: Path, bucket: S3Bucket, ray_session: None) -> None:
     put_tar(bucket, tmp_path)
     folder = tmp_path / "checkout"
     folder.mkdir()
@@ -166,6 +168,8 @@ def test_a_page_runs_as_it_is_written(page: str, tmp_path: Path, bucket: S3Bucke
                 (folder / path.name).symlink_to(path)
         (folder / ".venv").symlink_to(VENV)
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
-    said = pages.run(page, folder, VENV, keys | {"AWS_ENDPOINT_URL": bucket.endpoint})
+    # every job joins the tests' Ray in place of starting its own
+    keys |= {"AWS_ENDPOINT_URL": bucket.endpoint, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    said = pages.run(page, folder, VENV, keys)
     assert said.count(f"--- {page}, line ") == len(pages.running(page))
     sys.stdout.write(said)

@@ -1,6 +1,6 @@
 """Asks two questions of every image of a corpus, and tallies the answers.
 
-    python examples/ask_questions.py --photos out/demo/photos --answers out/answers
+    python examples/ask_questions.py --photos out/demo/images --answers out/answers
 
 The how-to is `docs/how-to/ask.md`.
 """

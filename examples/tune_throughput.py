@@ -1,6 +1,6 @@
 """Compares settings of a captioning job on a sample of the corpus: what a run of each would take.
 
-    python examples/tune_throughput.py --photos out/demo/photos
+    python examples/tune_throughput.py --photos out/demo/images
 
 Nothing is written. The how-to is `docs/how-to/throughput.md`.
 """

@@ -89,5 +89,5 @@ of caption or conversation, for people; a row without any has null here and the 
 see `pipelines.curation.text_measures`; `num_turns` is null for a plain caption. `CARRIED`: as the corpus has them, null
 where it has none. `model_scores`: by name, of scorers that were asked for. `n_text_tokens`: by the model's tokenizer,
 else a quarter of the UTF-8 bytes.
-`embedding`: the corpus' own, or of a scorer that gives one; semantic duplicates are found by it. All of it is null in a rejected row, but
-for what says which row it is and why."""
+`embedding`: the corpus' own, or of a scorer that gives one; semantic duplicates are found by it. All of it is null in a
+rejected row, but for what says which row it is and why."""

@@ -149,6 +149,8 @@ def stream_receipts(
             metrics.report_rows(receipt.ok, receipt.rejected)
             metrics.report_counts(json.loads(row["counts"]))
             yield receipt
+        if noted is not None:
+            _tell(counter, noted)
     finally:
         ended.set()
 
@@ -156,8 +158,12 @@ def stream_receipts(
 def _ask(counter: Any, noted: Callable[[int, int], None], ended: threading.Event) -> None:
     """Ask how far workers are, until the stream ends; where the counter cannot be asked, nobody is told."""
     while not ended.wait(NOTED_SECONDS):
-        with contextlib.suppress(ray.exceptions.RayError):
-            noted(*ray.get(counter.noted.remote()))
+        _tell(counter, noted)
+
+
+def _tell(counter: Any, noted: Callable[[int, int], None]) -> None:
+    with contextlib.suppress(ray.exceptions.RayError):
+        noted(*ray.get(counter.noted.remote(), timeout=10 * NOTED_SECONDS))
 
 
 def receipt_of(values: Mapping[str, Any]) -> Receipt:

@@ -14,17 +14,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from report import report
 
-from llava_core.engine.types import Request, Result
-from llava_core.geometry import Size
 from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import InferenceJob, freeze
@@ -32,39 +28,6 @@ from pipelines.inference.job import InferenceJob, freeze
 FEW, MANY = 10_000, 100_000
 ACTOR = "ray::MapWorker"
 BAR_MB = 300
-
-
-class Sizes:
-    """An engine without a model."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self.beat = beat
-
-    def generate(self, requests: Sequence[Request]) -> list[Result]:
-        """One result for each request, in order."""
-        self.beat()
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Request) -> Result:
-        image: Any = request.images[0]
-        height, width = image.shape[:2]
-        return Result(
-            request_id=request.request_id,
-            text=f"{height} by {width}",
-            token_ids=(height, width),
-            finish_reason="stop",
-            num_prompt_tokens=9,
-            num_image_tokens=4,
-            mean_logprob=-0.5,
-            min_logprob=-1.0,
-            image_sizes=(Size(height, width),),
-            grids=(Size(0, 0),),
-        )
-
-
-def engine(spec: Mapping[str, Any], beat: Callable[[], None]) -> Sizes:
-    """The factory, called in the engine's process."""
-    return Sizes(beat)
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -107,7 +70,7 @@ def measure(count: int) -> None:
 
     def light(config: CaptionConfig) -> InferenceJob:
         job = freezing(config)
-        return replace(job, spec=replace(job.spec, engine_factory="memory_growth:engine"))
+        return replace(job, spec=replace(job.spec, engine_factory="benchmarks.sizes_engine:engine"))
 
     flow.freeze = light  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as temp:

@@ -85,6 +85,7 @@ _STEP = {
     "rejected": TRAIN_REJECTED,
 }
 """Name among a training step's values → metric."""
+_started: list[float] = []
 
 
 def program() -> str:
@@ -93,8 +94,9 @@ def program() -> str:
 
 
 def report_start() -> None:
-    """Say that a job's driver is here."""
-    _set(START, time.time())
+    """Say that a job's driver is here; its progress repeats it, since Ray serves a gauge only for a while."""
+    _started.append(time.time())
+    _set(START, _started[-1])
 
 
 def report_progress(done: int, expected: int, rate: float, unit: str) -> None:
@@ -106,6 +108,8 @@ def report_progress(done: int, expected: int, rate: float, unit: str) -> None:
         rate: units a second of this call.
         unit: what they are.
     """
+    if _started:
+        _set(START, _started[-1])
     _set(DONE, done, unit=unit)
     _set(ALL, expected, unit=unit)
     _set(RATE, rate, unit=unit)

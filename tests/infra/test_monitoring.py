@@ -2,14 +2,21 @@
 
 import json
 import re
+import time
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
+from deltalake import DeltaTable
+from skimage.data import astronaut
 
 from pipelines import metrics
+from pipelines.inference.config import CaptionConfig
+from pipelines.inference.flow import run_job
 from pipelines.inference.replies import Replies, Reply
 from tests.infra.images import ROOT
 
@@ -45,6 +52,22 @@ def used(expression: str) -> set[str]:
     # Grafana puts the variable's values in
     parsed = promql_parser.parse(expression.replace("$program", "caption_corpus"))
     return {str(one.name) for one in selectors(parsed)}
+
+
+def scrape() -> Samples:
+    """What this machine's node serves to Prometheus."""
+    import ray
+
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+        text = answer.read().decode()
+    found: Samples = {}
+    for line in text.splitlines():
+        if match := re.fullmatch(r"(ray_tessera_\w+)\{(.*)\} (\S+)", line):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
+            found.setdefault(match[1], []).append((labels, float(match[3])))
+    return found
 
 
 @pytest.mark.parametrize("place", EXPRESSIONS)
@@ -88,6 +111,59 @@ def test_prometheus_reads_the_ports_that_nodes_serve() -> None:
     (job,) = config["scrape_configs"]
     assert job["dns_sd_configs"] == [{"names": ["head", "worker"], "type": "A", "port": 8080}]
     assert [(MONITORING / name).exists() for name in config["rule_files"]] == [True]
+
+
+def write_photos(folder: Path) -> None:
+    """Two equal photos, another, and a file that is none."""
+    from PIL import Image
+
+    folder.mkdir()
+    photo = Image.fromarray(astronaut())
+    for name, size in (("a", (90, 60)), ("b", (60, 90)), ("c", (90, 60))):
+        photo.resize(size).save(folder / f"{name}.png")
+    (folder / "d.png").write_bytes(b"a shopping list")
+
+
+@pytest.mark.ray
+def test_a_job_exports_them_all(ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a name that no other test of this session has counted under
+    monkeypatch.setattr("sys.argv", ["jobs/monitored.py"])
+    write_photos(tmp_path / "photos")
+    metrics.report_start()  # as `start_ray` does, which has started this session long ago
+    words: dict[str, Any] = {"max_new_tokens": 3, "resolution": "low", "num_workers": 1}
+    run_job(CaptionConfig(input=(str(tmp_path / "photos"),), output=str(tmp_path / "out"), **words), lambda _: None)
+    # what only training says, as its driver hands it on
+    step = {"loss": 2.25, "mfu": 0.41, "data_wait": 0.05, "tokens_per_s": 900.0, "images_per_s": 3.5, "rejected": 2}
+    metrics.report_step({"stage": "align", "step": 7, **step})
+    wanted = {metric.exported for metric in metrics.METRICS}
+    seen: Samples = {}
+    until = time.monotonic() + 60
+    while not wanted <= seen.keys() and time.monotonic() < until:
+        # a gauge is served once after each report of its process
+        for name, samples in scrape().items():
+            own = [(labels, value) for labels, value in samples if labels["program"] == "monitored"]
+            seen |= {name: own} if own else {}
+        time.sleep(1)
+    assert seen.keys() >= wanted
+    for expression in EXPRESSIONS.values():
+        assert used(expression) <= seen.keys()
+
+    def total(name: str, **labels: str) -> float:
+        return sum(value for found, value in seen[name] if labels.items() <= found.items())
+
+    assert total("ray_tessera_rows_total", status="ok") == 3
+    assert total("ray_tessera_rows_total", status="rejected", reason="NOT_IMAGE") == 1
+    assert total("ray_tessera_requests_total", reply="known") == 1
+    assert total("ray_tessera_requests_total", reply="new") == 3
+    captions = [row for row in DeltaTable(tmp_path / "out").to_pyarrow_table().to_pylist() if row["status"] == "ok"]
+    for kind, column in (("prompt", "prompt"), ("image", "image"), ("generated", "output")):
+        expected = sum(row[f"num_{column}_tokens"] for row in captions)
+        assert total("ray_tessera_tokens_total", kind=kind) == expected > 0
+    tiles = sum(row["grid_rows"] * row["grid_cols"] + 1 for row in captions)
+    assert total("ray_tessera_tiles_total") == tiles >= 3
+    assert total("ray_tessera_engine_starts_total") == 1
+    assert [value for labels, value in seen["ray_tessera_progress_done"] if labels["unit"] == "images"][-1] == 4
+    assert [value for labels, value in seen["ray_tessera_train_mfu"] if labels["stage"] == "align"] == [0.41]
 
 
 def test_replies_count_what_is_asked_and_what_is_known() -> None:

@@ -46,7 +46,8 @@ def test_names_are_ours_and_told_apart() -> None:
     assert metrics.DONE.exported == "ray_tessera_progress_done"
 
 
-def test_progress_says_how_far_and_how_long(told: Told) -> None:
+def test_progress_says_how_far_and_how_long(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_started", [])
     metrics.report_progress(30, 90, 4.0, "images")
     labels = {"program": "caption_corpus", "unit": "images"}
     values = {name: value for name, value, _ in told}
@@ -62,6 +63,17 @@ def test_progress_says_how_far_and_how_long(told: Told) -> None:
     told.clear()
     metrics.report_progress(0, 90, 0.0, "images")
     assert "ray_tessera_progress_eta_seconds" not in {name for name, _, _ in told}, "no rate, no time"
+
+
+def test_progress_repeats_when_the_job_started(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_started", [])
+    metrics.report_progress(1, 2, 1.0, "images")
+    assert "ray_tessera_job_start_seconds" not in {name for name, _, _ in told}
+    metrics.report_start()
+    metrics.report_progress(2, 2, 1.0, "images")
+    found = [value for name, value, _ in told if name == "ray_tessera_job_start_seconds"]
+    assert len(found) == 2
+    assert found[0] == found[1]
 
 
 def test_rows_are_counted_by_reason(told: Told) -> None:

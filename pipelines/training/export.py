@@ -12,6 +12,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ def finish_stage(
     targets: Mapping[str, Layout],
     marker: Mapping[str, Any],
     options: StorageOptions | None = None,
+    *,
+    trained: bool = False,
 ) -> None:
     """Write a stage's model into folders; all workers call this together, the first one writes.
 
@@ -150,10 +153,12 @@ def finish_stage(
         targets: folder → layout, written in order.
         marker: what each COMPLETE.json says.
         options: of the store.
+        trained: a recipe ends here: a model that began with random weights is no longer called untrained.
     """
     tensors = gather(module)
     if tensors is not None:
-        model = plain_model(module.model.config, tensors, stage)
+        config = module.model.config
+        model = plain_model(replace(config, trained=config.trained or trained), tensors, stage)
         for target, layout in targets.items():
             write_model(model, processor, target, layout=layout, marker=marker, options=options)
     barrier()

@@ -97,7 +97,11 @@ def settle(config: TrainConfig) -> TrainJob:
                 storage_options=dict(options),
             )
         )
-    works[-1] = dataclasses.replace(works[-1], export={join_uri(output, "model"): config.written_layout})
+    works[-1] = dataclasses.replace(
+        works[-1],
+        export={join_uri(output, "model"): config.written_layout},
+        ends_recipe=config.limit_steps is None and not config.stages,
+    )
     return TrainJob(
         config=config,
         output=output,

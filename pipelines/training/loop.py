@@ -62,6 +62,8 @@ class StageWork:
     """Of the run."""
     export: dict[str, Layout] = field(default_factory=dict)
     """Folder → layout, written beside the stage's own model when it ends."""
+    ends_recipe: bool = False
+    """The last stage at its full length: a model that began with random weights is trained when it ends."""
     checkpoint_steps: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -173,7 +175,15 @@ class _Run:
         self._upload_metrics()
         marker = {"identity": self.work.identity, "step": self.step, **self._state()}
         targets: dict[str, Layout] = {**self.work.export, self.work.own_model: "own"}
-        finish_stage(self.module, self.base_processor, self.stage, targets, marker, options=self.work.storage_options)
+        finish_stage(
+            self.module,
+            self.base_processor,
+            self.stage,
+            targets,
+            marker,
+            options=self.work.storage_options,
+            trained=self.work.ends_recipe,
+        )
 
     def close(self) -> None:
         """Write what is left of the metrics."""

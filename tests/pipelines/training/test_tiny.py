@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_core.checkpoints import load_model
+from llava_core.checkpoints import load_model, read_config
 from llava_core.checkpoints.fresh import new_model
 from llava_core.engine import PackedEngine, Request, SamplingConfig
 from llava_core.processor import LLaVAProcessor
@@ -33,13 +33,18 @@ def test_the_recipe_brings_its_data_and_beginning_and_its_own_layout(tmp_path: P
     assert job.works[0].model == "fresh:7" and job.works[-1].export == {str(tmp_path / "model"): "own"}
     assert settle(TrainConfig(recipe="tiny", output=str(tmp_path), seed=8)).works[0].identity != job.works[0].identity
     assert all(work.stage.precision == "float32" for work in job.works)
+    whole = settle(TrainConfig(recipe="tiny", output=str(tmp_path)))
+    part = settle(TrainConfig(recipe="tiny", output=str(tmp_path), stages=("see", "align")))
+    assert [work.ends_recipe for work in (*job.works, *part.works)] == [False] * 6
+    assert [work.ends_recipe for work in whole.works] == [False, False, False, True]
 
 
 @pytest.mark.slow
 def test_every_stage_moves_its_parts_and_the_model_at_the_end_answers(tmp_path: Path) -> None:
     job = settle(TrainConfig(recipe="tiny", output=str(tmp_path), limit_steps=2))
     before = dict(new_model(0).state_dict())
-    for work in map(small, job.works):
+    works = [dataclasses.replace(work, ends_recipe=work.stage.name == "highres") for work in map(small, job.works)]
+    for work in works:
         run_stage(work, torch.device("cpu"))
         after = load_model(work.own_model).state_dict()
         moved = {part(name) for name, tensor in after.items() if not torch.equal(tensor, before[name])}
@@ -49,7 +54,9 @@ def test_every_stage_moves_its_parts_and_the_model_at_the_end_answers(tmp_path: 
         learned = [not torch.equal(after[name], before[name]) for name in statistics]
         assert all(learned) if work.stage.name == "see" else not any(learned), work.stage.name
         before = dict(after)
+        assert read_config(work.own_model).trained == work.ends_recipe
     folder = tmp_path / "model"
+    assert read_config(folder).trained
     engine = PackedEngine(load_model(folder), LLaVAProcessor.from_pretrained(folder))
     pixels = np.full((200, 180, 3), 200, np.uint8)
     ask = Request(

@@ -34,7 +34,7 @@ def main() -> int:
     captions = DeltaTable(ROOT / "captions").to_pyarrow_table(columns=["uri", "text"], filters=[("status", "=", "ok")])
     for row in captions.sort_by("uri").to_pylist():
         if Path(row["uri"]).name in drawn:
-            say(f"{Path(row['uri']).name:14} {row['text']}")
+            say(f"{Path(row['uri']).name:14} {' '.join(row['text'].split())}")
     return code
 
 

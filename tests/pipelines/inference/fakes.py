@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from llava_core.checkpoints import read_config, resolve_model
+from llava_core.checkpoints import read_config
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused
 from llava_core.geometry import Size
@@ -19,9 +19,10 @@ from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import Pixels, RunSettings
 from pipelines.inference.rows import generate_rows
 from pipelines.inference.work import Work
+from tests.tiny_models import untrained_folder
 
-TINY = read_config(resolve_model("tiny"))
-"""Of the embedded model: tiles of 56 pixels."""
+TINY = read_config(untrained_folder())
+"""Of a small model with tiles of 56 pixels."""
 
 
 class EchoEngine:

@@ -20,6 +20,7 @@ from pipelines.tables import (
     counter,
     create_table,
     generation,
+    live_fragments,
     open_table,
     retry_conflicts,
     swap,
@@ -95,7 +96,9 @@ def replace_table(
 
 
 def restore(table_uri: str, version: int, *, storage_options: StorageOptions | None = None) -> int:
-    """Bring back the rows of an earlier version, as a new one; marks of what was committed since count no longer.
+    """Bring back the rows of an earlier version, as a new one, in which the fragments that it names are committed.
+
+    Marks of what was committed since count no longer.
 
     Args:
         table_uri: the table.
@@ -115,8 +118,17 @@ def restore(table_uri: str, version: int, *, storage_options: StorageOptions | N
         if table is None or not 0 <= version < table.version():
             newest = "no table" if table is None else f"version {table.version()}"
             raise ConfigError(f"there is no version {version} before the newest of {table_uri}: {newest}")
-        mark = Transaction(WHOLE_TABLE, _times(table, WHOLE_TABLE) + 1)
-        table.restore(version, commit_properties=CommitProperties(max_commit_retries=0, app_transactions=[mark]))
+        marks = {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1}
+        then = open_table(table_uri, storage_options)
+        assert then is not None, "it was there a line ago"
+        then.load_as_version(version)
+        for run_id in _runs(then):
+            done, fragments = generation(table, run_id) + 1, live_fragments(then, run_id)
+            marks |= {f"{run_id}/{name}": done for name in fragments} | {counter(run_id, done): len(fragments)}
+        properties = CommitProperties(
+            max_commit_retries=0, app_transactions=[Transaction(name, value) for name, value in sorted(marks.items())]
+        )
+        table.restore(version, commit_properties=properties)
         return table.version()
 
     return retry_conflicts(attempt, table_uri)
@@ -156,6 +168,12 @@ def vacuum(
         store, place = filesystem(join_uri(table_uri, path), storage_options)
         store.rm_file(place)
     return ours
+
+
+def _runs(table: DeltaTable) -> list[str]:
+    """Runs that a snapshot's files name."""
+    files = pa.table(table.get_add_actions(flatten=True))
+    return sorted(set(files["min.run_id"].to_pylist()) - {None}) if files.num_rows else []
 
 
 def _times(table: DeltaTable, name: str) -> int:

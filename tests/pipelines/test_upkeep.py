@@ -54,10 +54,16 @@ def test_an_earlier_version_comes_back_and_what_came_later_can_be_made_again(tmp
     overwrite(uri, run_id="one")
     assert restore(uri, before) == before + 3
     assert fragment_counts(uri) == uids(("one_a", 3), ("two_a", 6))
-    assert committed_fragments(uri, "two", ["two_a", "two_b"]) == set()
-    for name, count in (("two_a", 5), ("two_b", 1)):
-        assert commit(uri, [write(uri, name, count, 1, run_id="two")], run_id="two", schema=SCHEMA).committed == (name,)
+    assert committed_fragments(uri, "two", ["two_a", "two_b"]) == {"two_a"}
+    assert committed_fragments(uri, "one", ["one_a"]) == {"one_a"}
+    for name, count, expected in (("two_a", 8, ()), ("two_b", 1, ("two_b",))):
+        again = commit(uri, [write(uri, name, count, 1, run_id="two")], run_id="two", schema=SCHEMA)
+        assert again.committed == expected
     assert fragment_counts(uri) == uids(("one_a", 3), ("two_a", 6), ("two_b", 2))
+    # what came back leaves like anything else
+    report = commit(uri, [write(uri, "two_c", 3, 0, run_id="two")], run_id="two", schema=SCHEMA, stale=["two_a"])
+    assert (report.committed, report.withdrawn) == (("two_c",), ("two_a",))
+    assert fragment_counts(uri) == uids(("one_a", 3), ("two_b", 2), ("two_c", 3))
     with pytest.raises(ConfigError, match=r"no version 99 before the newest of .*: version \d+"):
         restore(uri, 99)
     with pytest.raises(ConfigError, match="no table"):

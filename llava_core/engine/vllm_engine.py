@@ -118,9 +118,10 @@ class VllmEngine:
 
     def _result(self, request: Request, sizes: Sequence[Size], output: Any) -> Result:
         (made,) = output.outputs
-        if made.finish_reason not in ("stop", "length") or not made.token_ids:
-            detail = f"vLLM ended it: {made.finish_reason}"
-            return refused(request, PromptRefused(PromptReason.TOO_LONG, detail))
+        if made.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended request {request.request_id} by itself: {made.finish_reason}")
+        if not made.token_ids:
+            return refused(request, PromptRefused(PromptReason.TOO_LONG, "it leaves vLLM no room for a reply"))
         ids = list(made.token_ids)
         plans = [plan_tiles(size, self.processor.config, num_images=len(sizes)) for size in sizes]
         return served(

@@ -110,15 +110,21 @@ def test_requests_become_prompts_and_outputs_results() -> None:
     assert again.seed not in (3, None)
 
 
-def test_what_vllm_gives_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reason", ["abort", "length"])
+def test_no_room_is_refused_and_what_vllm_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     engine, _ = engine_of([])
     output = Stand._output
 
-    def aborted(self: Stand, number: int, prompt: dict[str, Any]) -> Any:
+    def ended(self: Stand, number: int, prompt: dict[str, Any]) -> Any:
         found = output(self, number, prompt)
-        found.outputs[0].finish_reason = "abort"
+        found.outputs[0].finish_reason, found.outputs[0].token_ids = reason, []
         return found
 
-    monkeypatch.setattr(Stand, "_output", aborted)
-    (result,) = engine.generate([Request(request_id="a", prompt="What?")])
-    assert (result.error, result.error_detail) == ("TOO_LONG", "vLLM ended it: abort")
+    monkeypatch.setattr(Stand, "_output", ended)
+    request = Request(request_id="a", prompt="What?")
+    if reason == "abort":
+        with pytest.raises(RuntimeError, match="vLLM ended request a by itself: abort"):
+            engine.generate([request])
+    else:
+        (result,) = engine.generate([request])
+        assert (result.error, result.error_detail) == ("TOO_LONG", "it leaves vLLM no room for a reply")

@@ -8,8 +8,8 @@ from pipelines.curation.diff import GONE, NEW, SAMPLES, Change, describe, diff_s
 from pipelines.curation.rules import RulesConfig
 from pipelines.curation.select import SelectConfig, select_rows
 from schemas.selection import SELECTION
-from tests.pipelines.curation.page_cases import HOSTILE, parsed
 from tests.pipelines.curation.score_cases import clusters, scores
+from tests.pipelines.page_cases import HOSTILE, parsed
 
 
 def selected(table: pa.Table, **rules: Any) -> pa.Table:

@@ -27,9 +27,9 @@ from pipelines.curation.survivors import SurvivorPolicy
 from pipelines.parts import write_fragment
 from schemas.cluster import CLUSTER
 from schemas.score import SCORE
-from tests.pipelines.curation.page_cases import HOSTILE, parsed
 from tests.pipelines.curation.score_cases import clusters, scores
 from tests.pipelines.curation.shard_cases import kept_rows, write_corpus
+from tests.pipelines.page_cases import HOSTILE, parsed
 
 CONFIG = SelectConfig(rules=RulesConfig(min_side=200, min_blur=80))
 

@@ -1,6 +1,5 @@
-"""A run in a table that needed no model, and pages read as a browser would."""
+"""A run in a table that needed no model."""
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 from pipelines import tables
@@ -12,32 +11,6 @@ from pipelines.inference.rows import generate_rows
 from pipelines.parts import write_fragment
 from schemas.caption import CAPTION
 from tests.pipelines.inference.fakes import EchoEngine, FakeDecoder, photo
-
-HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
-
-
-class _Tags(HTMLParser):
-    """Collects tags with their attributes, and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag."""
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        """Note text."""
-        self.text += data
-
-
-def parsed(page: str) -> _Tags:
-    """Read a page as a browser would."""
-    tags = _Tags()
-    tags.feed(page)
-    return tags
 
 
 def photos_job(folder: Path, engine: type[EchoEngine] = EchoEngine) -> InferenceJob:

@@ -15,7 +15,8 @@ from pipelines.inference.gallery import write_gallery
 from pipelines.inference.gallery_page import Card, Rejection, render_page
 from pipelines.inference.job import InferenceJob
 from pipelines.inference.thumbnails import narrow
-from tests.pipelines.inference.page_cases import HOSTILE, commit, parsed, photos_job
+from tests.pipelines.inference.page_cases import commit, photos_job
+from tests.pipelines.page_cases import HOSTILE, parsed
 
 
 def test_hostile_words_stay_words() -> None:

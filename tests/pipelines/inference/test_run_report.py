@@ -17,7 +17,8 @@ from pipelines.inference.job import InferenceJob
 from pipelines.inference.run_report import RunFigures, Sample, bins_of, collect_figures, take_reply, throughput
 from pipelines.inference.run_report_page import write_run_report
 from tests.pipelines.inference.fakes import EchoEngine
-from tests.pipelines.inference.page_cases import HOSTILE, commit, parsed, photos_job
+from tests.pipelines.inference.page_cases import commit, photos_job
+from tests.pipelines.page_cases import HOSTILE, parsed
 
 LOOP = "a red bus " * 10
 

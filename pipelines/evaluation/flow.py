@@ -34,7 +34,7 @@ from pipelines.evaluation.scoring import (
 )
 from pipelines.evaluation.sources import Source
 from pipelines.parts import write_fragment
-from pipelines.storage import join_uri, read_bytes, write_bytes
+from pipelines.storage import exists, join_uri, read_bytes, write_bytes
 from pipelines.tables import open_table
 from schemas.result import RESULT, ResultReason
 
@@ -224,12 +224,8 @@ def _write_questions(folder: str, items: Sequence[Item], root: str, most: int) -
 
 
 def _write_changed(uri: str, text: str) -> None:
-    try:
-        if read_bytes(uri) == text.encode():
-            return
-    except FileNotFoundError:
-        pass
-    write_bytes(uri, text.encode())
+    if not exists(uri) or read_bytes(uri) != text.encode():
+        write_bytes(uri, text.encode())
 
 
 def _read_answers(uri: str) -> list[Reply]:

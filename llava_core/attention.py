@@ -54,11 +54,10 @@ def block_attention(
         [1, T, H, D] and None, as transformers' attention functions return them.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    parts = []
-    for start, stop in pairwise(borders):
-        rows = slice(start, stop)
-        mine = query[0, :, rows], key[0, :, rows], value[0, :, rows]
-        parts.append(attend(*mine, scale, window=sliding_window, dropout=dropout))
+    # The gradient of a split is one concatenation; that of slices would be one tensor of zeros for each.
+    lengths = [stop - start for start, stop in pairwise(borders)]
+    sequences = zip(*(tensor[0].split(lengths, dim=1) for tensor in (query, key, value)), strict=True)
+    parts = [attend(*mine, scale, window=sliding_window, dropout=dropout) for mine in sequences]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return out.transpose(0, 1)[None], None
 

@@ -33,7 +33,11 @@ WORDS = (
     "image picture photo detail text word words sign say says read receipt total tax date number shop "
     "value values chart bar line title axis left right above below between largest smallest first last "
     "shape shapes things colour small large red orange yellow green blue purple black white "
-    "circle square triangle star cross zero one two three four five six seven eight nine ten"
+    "circle square triangle star cross zero one two three four five six seven eight nine ten "
+    "true false This statement about Answer question using single word phrase circles squares triangles item items "
+    "block blocks box boxes tower towers top base bottom wall edge corner touching over under exactly least most each "
+    "has have having which only all same different color colors object objects grey contains stacked closely any "
+    "more than middle second side There as"
 )
 """Tokens of their own, beginning a text and after a space."""
 

@@ -9,8 +9,10 @@ from pipelines.synthetic.drawing import Drawing, Glyph, Seen, Split, Thing, Turn
 from pipelines.synthetic.lettering import NUM_FONTS, make_word, width_of, write
 from pipelines.synthetic.scenes import COLOURS
 
-SCALES = (10, 20, 50, 100)
+SCALES = (20, 40, 100, 200)
 """What an axis ends at; it begins at 0."""
+STEPS = 20
+"""Equal parts of an axis, at which values are: round ones, as charts in print mostly have."""
 TICKS = 5
 """Numbers on an axis above 0."""
 MOST_BARS = 5
@@ -33,12 +35,12 @@ def draw_chart(draw: Random, split: Split) -> Drawing:
     scale = draw.choice(SCALES)
     title = make_word(draw, split)
     title_glyphs = write(pen, (0.4 * width, 2 * zoom), title, font, size, (20, 20, 20))
-    left, right = width_of("100", font, size) + 6 * zoom, width - 4 * zoom
+    left, right = width_of(str(scale), font, size) + 6 * zoom, width - 4 * zoom
     top, bottom = 2 * size, height - 1.6 * size
     glyphs = title_glyphs + _axis(pen, scale, (left, right, top, bottom), font, size)
     count = draw.randint(2, MOST_BARS)
     labels = sorted(draw.sample("ABCDEFGHJKLMNPRSTUVWXYZ", count))
-    values = [draw.randint(scale // 20 or 1, scale) for _ in range(count)]
+    values = [scale // STEPS * draw.randint(1, STEPS) for _ in range(count)]
     colour, bars = draw.choice(tuple(COLOURS)), draw.random() < 0.6
     step = (right - left) / count
     centres = [left + (index + 0.5) * step for index in range(count)]
@@ -86,7 +88,7 @@ def _turns(
         seen.append(Seen(len(text), len(text) + len(str(value)), thing.x, thing.y))
         text += str(value)
     turns = [Turn("values", "What are the values from left to right?", text, tuple(seen))]
-    for index in draw.sample(range(len(values)), min(2, len(values))):
+    for index in draw.sample(range(len(values)), min(3, len(values))):
         answer = str(values[index])
         place = (Seen(0, len(answer), things[index].x, things[index].y),)
         turns.append(Turn("value", f"What is the value of {labels[index]}?", answer, place))

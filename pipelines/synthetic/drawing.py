@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "held_out"]
 """Held-out drawings have words and layouts that no drawing of the other split has."""
-Kind = Literal["scene", "receipt", "sign", "chart"]
-Task = Literal["caption", "field", "word", "presence", "relation", "count", "colour", "values", "value"]
+Kind = Literal["scene", "receipt", "sign", "chart", "boxes"]
+Task = Literal[
+    "caption", "field", "word", "presence", "relation", "count", "colour", "values", "value", "transcript", "statement"
+]
 
 
 class Point(NamedTuple):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from llava_core.config import check_at_least, check_choice
 from llava_core.errors import ConfigError
+from pipelines.synthetic.boxes import draw_boxes
 from pipelines.synthetic.charts import draw_chart
 from pipelines.synthetic.drawing import Drawing, Kind, Split
 from pipelines.synthetic.receipts import draw_receipt
@@ -38,18 +39,26 @@ class DrawnConfig:
     """Weight of signs."""
     charts: float = 1.0
     """Weight of charts."""
+    boxes: float = 0.0
+    """Weight of boxes with statements, as NLVR has them."""
 
     def __post_init__(self) -> None:
         check_choice("drawn", "split", self.split, get_args(Split))
-        for name in ("scenes", "receipts", "signs", "charts"):
+        for name in ("scenes", "receipts", "signs", "charts", "boxes"):
             check_at_least("drawn", name, getattr(self, name), 0.0)
-        if not self.scenes + self.receipts + self.signs + self.charts > 0:
-            raise ConfigError("drawn.scenes, receipts, signs and charts are all 0; give at least one a weight")
+        if not sum(self.weights.values()) > 0:
+            raise ConfigError("drawn.scenes, receipts, signs, charts and boxes are all 0; give at least one a weight")
 
     @property
     def weights(self) -> dict[Kind, float]:
         """Kind → weight."""
-        return {"scene": self.scenes, "receipt": self.receipts, "sign": self.signs, "chart": self.charts}
+        return {
+            "scene": self.scenes,
+            "receipt": self.receipts,
+            "sign": self.signs,
+            "chart": self.charts,
+            "boxes": self.boxes,
+        }
 
 
 def draw_one(index: int, config: DrawnConfig, kind: Kind | None = None) -> Drawing:
@@ -77,6 +86,8 @@ def draw_one(index: int, config: DrawnConfig, kind: Kind | None = None) -> Drawi
             return draw_sign(draw, config.split)
         case "chart":
             return draw_chart(draw, config.split)
+        case "boxes":
+            return draw_boxes(draw)
 
 
 def draw_many(count: int, config: DrawnConfig, *, first: int = 0) -> Iterator[Drawing]:

@@ -1,9 +1,9 @@
 """Receipts: lines of small text, of which a few fields are asked for.
 
-A page is laid out for one canvas of 112-pixel tiles, at which its capitals are 7 to 9 pixels high, and then made larger
-or smaller as a whole: read through the tiles they are legible, squeezed into the base tile (2 or 3 times smaller on one
-side at least) they are not. Lines are kept clear of the edges between tiles, which would cut letters in two. What this
-does *not* do: draw letters (`lettering`).
+A page is laid out for one canvas of 112-pixel tiles, at which its capitals are 7 to 10 pixels high, and then made
+larger or smaller as a whole: read through the tiles they are legible, squeezed into the base tile (2 or 3 times smaller
+on one side at least) they are not. Lines and the fields' values are kept clear of the edges between tiles, which would
+cut letters in two. What this does *not* do: draw letters (`lettering`).
 """
 
 import itertools
@@ -31,6 +31,9 @@ QUESTIONS = {
     "number": "What is the receipt number?",
 }
 ORDERS = tuple(itertools.permutations(("name", "date", "number")))
+TRANSCRIPT_QUESTION = "Read all the text."
+TRANSCRIPT_SHARE = 0.6
+"""Of receipts that are also read out whole."""
 ALIGNMENTS = ("right", "beside", "column")
 COLONS = ("", ":")
 LAYOUTS = tuple(itertools.product(range(len(ORDERS)), ALIGNMENTS, COLONS, ("items first", "totals first")))
@@ -58,7 +61,9 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
     canvas = draw.choice(CANVASES)
     zoom = draw.choice((1.0, draw.uniform(0.85, 1.5)))
     height, width = round(canvas[0] * draw.uniform(0.9, 1.0) * zoom), round(canvas[1] * draw.uniform(0.92, 1.0) * zoom)
-    font, size = draw.randrange(NUM_FONTS), round(draw.uniform(11, 13) * zoom)
+    # a narrow page has room for "TOTAL: 999.99" only in smaller print
+    print_size = draw.uniform(10.5, 12) if canvas[1] == TILE else draw.uniform(12, 14.5)
+    font, size = draw.randrange(NUM_FONTS), round(print_size * zoom)
     paper = draw.randint(225, 255)
     ink = draw.randint(0, 70)
     image = Image.new("RGB", (width, height), (paper, paper, paper - draw.randint(0, 12)))
@@ -72,7 +77,8 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
     y = draw.uniform(2, max(3.0, height - (len(lines) + 1) * pitch - 1)) + 0.15 * pitch
     glyphs: list[Glyph] = []
     seen: dict[str, list[Glyph]] = {}
-    edges = _tile_edges(Size(height, width))
+    printed: list[list[Glyph]] = []
+    edges, sides = _tile_edges(Size(height, width))
     for key, label, value in lines:
         y = _clear_of(y, 0.75 * size, edges)
         drawn = write(pen, (margin, y), label, font, size, (ink, ink, ink)) if label else []
@@ -81,19 +87,27 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
             after = width - 2 * margin - width_of(value, font, size)
         elif layout[1] == "column" and key in FIELDS:
             after = column
-        digits = write(pen, (margin + after, y), value, font, size, (ink, ink, ink))
+        start = margin + after
+        if key in FIELDS:
+            start = _uncut(start, width_of(value, font, size), sides, width)
+        digits = write(pen, (start, y), value, font, size, (ink, ink, ink))
         seen[key] = digits
+        printed += [drawn, digits]
         glyphs += drawn + digits
         y += pitch
-    return Drawing("receipt", np.asarray(image), tuple(glyphs), (), _turns(draw, values, seen))
+    turns = _turns(draw, values, seen)
+    if draw.random() < TRANSCRIPT_SHARE:
+        turns += (_transcript(lines, printed),)
+    return Drawing("receipt", np.asarray(image), tuple(glyphs), (), turns)
 
 
-def _tile_edges(size: Size) -> list[float]:
-    """Heights on a page, pixels, at which its canvas is cut into tiles."""
+def _tile_edges(size: Size) -> tuple[list[float], list[float]]:
+    """Heights and distances from the left on a page, pixels, at which its canvas is cut into tiles."""
     canvas = select_canvas(size, PINPOINTS, "hf")
     inner = fit_inside(size, canvas)
     box = padding_inside(inner, canvas)
-    return [(cut - box.top) * size.height / inner.height for cut in range(TILE, canvas.height, TILE)]
+    heights = [(cut - box.top) * size.height / inner.height for cut in range(TILE, canvas.height, TILE)]
+    return heights, [(cut - box.left) * size.width / inner.width for cut in range(TILE, canvas.width, TILE)]
 
 
 def _clear_of(y: float, tall: float, edges: list[float]) -> float:
@@ -103,6 +117,16 @@ def _clear_of(y: float, tall: float, edges: list[float]) -> float:
     (100.0, 114.0)
     """
     return next((edge + 2 for edge in edges if y - 1 < edge < y + tall + 1), y)
+
+
+def _uncut(x: float, wide: float, sides: list[float], width: int) -> float:
+    """The same start, or one beyond the edge between tiles that would cut a value, where the page has room for it.
+
+    >>> _uncut(20.0, 30.0, [112.0], 224), _uncut(90.0, 40.0, [112.0], 224), _uncut(90.0, 40.0, [112.0], 150)
+    (20.0, 114.0, 90.0)
+    """
+    moved = next((side + 2 for side in sides if x - 1 < side < x + wide + 1), x)
+    return moved if moved + wide < width else x
 
 
 def _values(draw: Random) -> dict[str, str]:
@@ -147,6 +171,18 @@ def _turns(draw: Random, values: dict[str, str], seen: dict[str, list[Glyph]]) -
         turns.append(Turn("caption", "Describe the image.", text, tuple(places)))
     draw.shuffle(turns)
     return tuple(turns)
+
+
+def _transcript(lines: list[tuple[str, str, str]], printed: list[list[Glyph]]) -> Turn:
+    """Everything that is printed, line by line, and where each letter of it is."""
+    text, places = "", []
+    for (_, label, value), drawn, digits in zip(lines, printed[::2], printed[1::2], strict=True):
+        text += "\n" if text else ""
+        places += _letters(len(text), drawn)
+        text += f"{label} " if label else ""
+        places += _letters(len(text), digits)
+        text += value
+    return Turn("transcript", TRANSCRIPT_QUESTION, text, tuple(places))
 
 
 def _letters(start: int, glyphs: list[Glyph]) -> list[Seen]:

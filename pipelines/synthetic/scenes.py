@@ -30,6 +30,8 @@ RELATIONS: dict[str, Callable[[Thing, Thing], float]] = {
     "below": lambda a, b: a.y - b.y,
 }
 MOST_THINGS = 4
+NUM_PRESENCE = 5
+"""Questions whether a shape is there: as many answers as a small model needs to learn that from."""
 LEAST_GAP = 0.08
 """Between the centres of two shapes from left to right, as a share of the width: their order is never in doubt."""
 
@@ -106,14 +108,14 @@ def caption_of(things: tuple[Thing, ...]) -> tuple[str, tuple[Seen, ...]]:
 def _turns(draw: Random, things: tuple[Thing, ...]) -> tuple[Turn, ...]:
     caption, seen = caption_of(things)
     turns = [Turn("caption", draw.choice(CAPTION_QUESTIONS), caption, seen)]
-    turns += [_presence(draw, things) for _ in range(2)]
+    turns += [_presence(draw, things) for _ in range(NUM_PRESENCE)]
     turns.append(Turn("count", "How many shapes are there?", NUMBERS[len(things)]))
     thing = draw.choice(things)
     if sum(other.shape == thing.shape for other in things) == 1:
         place = (Seen(0, len(thing.colour), thing.x, thing.y),)
         turns.append(Turn("colour", f"What colour is the {thing.shape}?", thing.colour, place))
     if len(things) > 1:
-        turns.append(_relation(draw, things))
+        turns += [_relation(draw, things) for _ in range(2)]
     draw.shuffle(turns)
     return tuple(turns)
 

@@ -16,12 +16,12 @@ from llava_core.geometry import Size
 from pipelines.synthetic.drawing import Drawing, Kind
 from pipelines.synthetic.drawn import DrawnConfig, draw_one
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other drawings."""
 ROWS_PER_UNIT = 32
 COUNT = 400_000
 """Drawings of an epoch."""
-BASE_ONLY = {"scene": 0.7, "receipt": 0.1, "sign": 0.15, "chart": 0.2}
+BASE_ONLY = {"scene": 0.7, "receipt": 0.05, "sign": 0.1, "chart": 0.1, "boxes": 0.0}
 """Share of each kind that is trained on through the base tile alone."""
 
 
@@ -80,7 +80,7 @@ class Drawings:
                 f"drawings {argument!r}: expected kinds of {get_args(Kind)}, then seed=N, count=N (at least "
                 f"{ROWS_PER_UNIT}), noise=SHARE and grid, by semicolons"
             )
-        names = {"scene": "scenes", "receipt": "receipts", "sign": "signs", "chart": "charts"}
+        names = {"scene": "scenes", "receipt": "receipts", "sign": "signs", "chart": "charts", "boxes": "boxes"}
         given: Any = {field_name: weights.get(kind, 0.0) for kind, field_name in names.items()}
         self.config = DrawnConfig(seed=seed, **given)
         self.fingerprint = f"drawings v{VERSION} {argument}"

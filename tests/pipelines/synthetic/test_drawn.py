@@ -189,7 +189,7 @@ def test_a_source_gives_training_the_same_drawings() -> None:
     row = source.read(2)[3]
     drawing = draw_one(2 * ROWS_PER_UNIT + 3, source.config)
     assert row.sizes == (drawing.pixels.shape[:2],) and row.turns == drawing.record("")["conversations"]
-    assert source.config.weights == {"scene": 1.0, "receipt": 1.0, "sign": 0.0, "chart": 0.0}
+    assert source.config.weights == {"scene": 1.0, "receipt": 1.0, "sign": 0.0, "chart": 0.0, "boxes": 0.0}
     dropped = [one.max_tiles for unit in range(3) for one in source.read(unit)]
     assert 0 < dropped.count(0) < len(dropped)
     assert {one.max_tiles for one in Drawings("scene;grid;count=64").read(0)} == {None}

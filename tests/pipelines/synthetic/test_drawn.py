@@ -117,6 +117,42 @@ def test_a_receipts_fields_are_as_printed_and_no_line_is_cut_by_a_tile_edge() ->
             assert all(abs(centre - edge) > 3 for edge in range(TILE, canvas.height, TILE)), (size, canvas, y)
 
 
+def test_a_receipt_is_read_out_line_by_line_as_it_is_printed() -> None:
+    read_out = 0
+    for drawing in drawings("receipt", 40):
+        for turn in drawing.turns:
+            if turn.task != "transcript":
+                continue
+            read_out += 1
+            assert "".join(turn.answer.split()) == "".join(glyph.char for glyph in drawing.glyphs)
+            assert "".join(_char_at(drawing, s.x, s.y) for s in turn.seen) == "".join(turn.answer.split())
+            assert all(not turn.answer[s.start : s.stop].isspace() and s.stop == s.start + 1 for s in turn.seen)
+            rows = [{s.y for s in turn.seen if s.start in span} for span in _lines_of(turn.answer)]
+            assert all(len(heights) == 1 for heights in rows) and len(set.union(*rows)) == len(rows)
+    assert 12 < read_out < 36
+
+
+def _lines_of(text: str) -> list[range]:
+    """Places of each line's characters."""
+    ends = [at for at, char in enumerate(text) if char == "\n"] + [len(text)]
+    return [range(start, end) for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
+
+
+def test_values_of_fields_are_not_cut_by_a_tile_edge_where_the_page_has_room() -> None:
+    cut = asked = 0
+    for drawing in drawings("receipt", 60):
+        size = Size(*drawing.pixels.shape[:2])
+        canvas = select_canvas(size, PINPOINTS, "hf")
+        inner = fit_inside(size, canvas)
+        left = padding_inside(inner, canvas).left
+        for turn in drawing.turns:
+            if turn.task == "field" and canvas.width > TILE:
+                places = [left + s.x * inner.width / size.width for s in turn.seen]
+                asked += 1
+                cut += min(places) < TILE < max(places)
+    assert asked > 100 and cut / asked < 0.02
+
+
 def _char_at(drawing: Drawing, x: float, y: float) -> str:
     return next(glyph.char for glyph in drawing.glyphs if (glyph.x, glyph.y) == (x, y))
 
@@ -137,6 +173,7 @@ def test_chart_values_are_where_they_are_drawn() -> None:
     for drawing in drawings("chart", 40):
         [turn] = [turn for turn in drawing.turns if turn.task == "values"]
         values = [int(value) for value in turn.answer.split(", ")]
+        assert all(value % (drawing.scale / 20) == 0 and 0 < value <= drawing.scale for value in values)
         assert len(values) == len(drawing.things)
         # Heights are linear in values: from any two that differ, the others follow.
         tops = np.array([thing.y for thing in drawing.things])

@@ -13,7 +13,8 @@ from pipelines.corpus_listing import Entry, Listing
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.corpus_sources import StorageOptions, is_local, read_object
 from pipelines.corpus_text import clean_text, decode_utf8, parse_json, scalars_json
-from pipelines.fragments import CorpusRefused, CorpusRow, Fragment, RowRef, cut_by_content, make_fragment, rejected_row
+from pipelines.fragments import CorpusRefused, CorpusRow, Fragment, cut_by_content, make_fragment, rejected_row
+from pipelines.row_refs import RowRef
 from schemas.reasons import CorpusReason
 
 _SIDE_WORDS = """

@@ -19,13 +19,12 @@ from pipelines.fragments import (
     CorpusRow,
     Fragment,
     FragmentKind,
-    Member,
-    RowRef,
     cut_evenly,
     make_fragment,
     refused_fragment,
     rejected_row,
 )
+from pipelines.row_refs import Member, RowRef
 from schemas.reasons import CorpusReason
 
 CHUNK = 4 * 2**20

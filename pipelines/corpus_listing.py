@@ -23,7 +23,8 @@ from pipelines.corpus_sources import (
     remote_ref,
     split_scheme,
 )
-from pipelines.fragments import CorpusRefused, ObjectRef
+from pipelines.fragments import CorpusRefused
+from pipelines.row_refs import ObjectRef
 from schemas.reasons import CorpusReason
 
 logger = logging.getLogger(__name__)

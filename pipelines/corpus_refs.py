@@ -26,7 +26,8 @@ from pipelines.corpus_sources import (
     remote_ref,
     split_scheme,
 )
-from pipelines.fragments import CorpusRefused, ObjectRef
+from pipelines.fragments import CorpusRefused
+from pipelines.row_refs import ObjectRef
 from schemas.reasons import CorpusReason
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")

@@ -17,7 +17,8 @@ import fsspec
 import fsspec.utils
 
 from llava_core.errors import ConfigError
-from pipelines.fragments import CorpusRefused, InputChanged, ObjectRef
+from pipelines.fragments import CorpusRefused, InputChanged
+from pipelines.row_refs import ObjectRef
 from schemas.reasons import CorpusReason
 
 StorageOptions = Mapping[str, Any] | None

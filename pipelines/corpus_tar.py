@@ -22,13 +22,12 @@ from pipelines.fragments import (
     CorpusRefused,
     CorpusRow,
     Fragment,
-    Member,
-    RowRef,
     cut_evenly,
     make_fragment,
     refused_fragment,
     rejected_row,
 )
+from pipelines.row_refs import Member, RowRef
 from schemas.reasons import CorpusReason
 
 logger = logging.getLogger(__name__)

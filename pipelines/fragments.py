@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from llava_core.errors import ConfigError, TesseraError
+from pipelines.row_refs import NO_ROWS, ObjectRef, RowRef, RowRefs, pack_rows
 
 FragmentKind = Literal["files", "parquet", "tar", "jsonl", "json"]
 
@@ -39,46 +40,6 @@ class CorpusRefused(TesseraError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectRef:
-    """One object of a store, as the listing saw it."""
-
-    uri: str
-    """Absolute local path, or `scheme://…`; never credentials."""
-    size: int
-    """Bytes."""
-    version: str
-    """ETag, generation or modification time (ns) as text: whatever changes when the content does."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """A byte range of a container that belongs to one row."""
-
-    name: str
-    """What follows the key in a tar member's name, lower case ("jpg", "seg.png"); empty for a JSON record."""
-    offset: int
-    """First byte, counted in the unpacked stream of a compressed container."""
-    size: int
-    """Bytes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowRef:
-    """Where one row is to be read from, or why it cannot be."""
-
-    key: str = ""
-    """Names the row within its container; empty for a file that is a row."""
-    objects: tuple[ObjectRef, ...] = ()
-    """Kind "files": the image, then what lies beside it (`.txt`, `.json`)."""
-    members: tuple[Member, ...] = ()
-    """Other kinds: parts of the row within the fragment's container, in order of their place."""
-    error: str | None = None
-    """Reason code, if planning has already found that the row cannot be read."""
-    error_detail: str | None = None
-    """For people."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Fragment:
     """Some rows of the input, at most `MAX_ROWS`. Make one with `make_fragment`, which gives it its id."""
 
@@ -96,7 +57,7 @@ class Fragment:
     """The object that holds its rows; None for kind "files"."""
     start: int = 0
     """First row, counted within the container (0 for files)."""
-    rows: tuple[RowRef, ...] = ()
+    rows: RowRefs = NO_ROWS
     """One for each row; empty for Parquet, where `start` and `num_rows` say it all, unless the file is refused."""
 
     @property
@@ -136,22 +97,15 @@ class Fragment:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `json.dumps` and Arrow take; `from_json` undoes it."""
-        return dataclasses.asdict(self)
+        container = dataclasses.asdict(self.container) if self.container else None
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return plain | {"container": container, "rows": [self.rows.packed, len(self.rows)]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the fragment that `to_json` gave (lists in place of tuples are fine)."""
-        rows = tuple(
-            RowRef(
-                **{
-                    **row,
-                    "objects": tuple(ObjectRef(**ref) for ref in row["objects"]),
-                    "members": tuple(Member(**member) for member in row["members"]),
-                }
-            )
-            for row in values["rows"]
-        )
+        """Return the fragment that `to_json` gave."""
         container = values["container"]
+        rows = RowRefs(*values["rows"])
         return cls(**{**values, "rows": rows, "container": ObjectRef(**container) if container else None})
 
 
@@ -162,7 +116,7 @@ def make_fragment(
     root: str,
     container: ObjectRef | None = None,
     start: int = 0,
-    rows: tuple[RowRef, ...] = (),
+    rows: Sequence[RowRef] = (),
     num_rows: int | None = None,
 ) -> Fragment:
     """Make a fragment and its id.
@@ -199,7 +153,7 @@ def make_fragment(
         num_rows=count,
         container=container,
         start=start,
-        rows=rows,
+        rows=pack_rows(rows),
     )
 
 

@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import TableError
-from pipelines.fragments import Fragment, RowRef, make_fragment
+from pipelines.fragments import Fragment, make_fragment
+from pipelines.row_refs import RowRef
 from pipelines.storage import StorageOptions, join_uri, open_uri, read_bytes, write_bytes
 from pipelines.tables import PARTITION, open_table
 

@@ -12,7 +12,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -97,7 +97,7 @@ class FragmentStage(ABC):
 
 
 def stream_receipts(
-    works: Sequence[Mapping[str, Any]],
+    works: Iterable[Mapping[str, Any]],
     stage: type[FragmentStage],
     arguments: Sequence[Any],
     workers: WorkerPlan,
@@ -110,7 +110,7 @@ def stream_receipts(
     A piece of work is one block and so one task: a worker that dies takes nothing finished with it.
 
     Args:
-        works: JSON objects.
+        works: JSON objects; each is made, written and let go before the next.
         stage: class of the actors.
         arguments: of its constructor, which gets `attempts` too.
         workers: how many, and what each asks for.
@@ -121,6 +121,7 @@ def stream_receipts(
         WorkerError: a worker found a broken contract.
     """
     rows = [{"work": json.dumps(work)} for work in works]
+    count = len(rows)
     # a warning that progress bars are off, which they are on purpose
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     # Ray types both arguments as functions; of classes it makes actors
@@ -129,11 +130,14 @@ def stream_receipts(
     # begun again where its process or node dies: it has forgotten some beginnings then, and the job goes on
     counter = counting.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     options: Any = {} if runtime_env is None else {"runtime_env": dict(runtime_env)}
-    receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    sent = ray.data.from_items(rows, override_num_blocks=count)
+    # Ray has them now; a second copy would stay until the last receipt
+    del rows
+    receipts = sent.map(
         actor,
         fn_constructor_args=tuple(arguments),
         fn_constructor_kwargs={"attempts": counter},
-        compute=ray.data.ActorPoolStrategy(size=min(workers.num_actors, len(rows))),
+        compute=ray.data.ActorPoolStrategy(size=min(workers.num_actors, count)),
         num_cpus=workers.num_cpus,
         num_gpus=workers.num_gpus,
         **options,

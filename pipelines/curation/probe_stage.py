@@ -132,7 +132,7 @@ def stream_probed(
         known: by fragment, rows that the table holds already and that are not read again.
     """
     known = known or {}
-    works = [
+    works = (
         {"fragment": one.to_json(), "known": known.get(one.fragment_id, NOTHING_KNOWN).to_json()} for one in fragments
-    ]
+    )
     return stream_receipts(works, ProbeStage, (spec,), workers)

@@ -13,18 +13,10 @@ from dataclasses import replace
 
 from llava_core.errors import ConfigError
 from pipelines.corpus_sources import normalise
-from pipelines.fragments import (
-    MAX_ROWS,
-    CorpusRefused,
-    Fragment,
-    ObjectRef,
-    RowRef,
-    cut_evenly,
-    make_fragment,
-    printable,
-)
+from pipelines.fragments import MAX_ROWS, CorpusRefused, Fragment, cut_evenly, make_fragment, printable
 from pipelines.inference.questions import Line, Question
 from pipelines.inference.work import Work, asking
+from pipelines.row_refs import ObjectRef, RowRef
 from schemas.reasons import CorpusReason, QuestionReason
 
 log = logging.getLogger(__name__)

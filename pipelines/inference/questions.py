@@ -15,8 +15,9 @@ from llava_core.errors import ConfigError, PromptReason
 from pipelines.corpus_json import chunks_of, scan_lines
 from pipelines.corpus_sources import StorageOptions, open_object
 from pipelines.corpus_text import canonical_json, clean_text, parse_json, scalars_json
-from pipelines.fragments import CorpusRefused, CorpusRow, ObjectRef, printable
+from pipelines.fragments import CorpusRefused, CorpusRow, printable
 from pipelines.inference.forms import Form, Kind, canonical_schema, check_form, refused_form
+from pipelines.row_refs import ObjectRef
 from schemas.reasons import CorpusReason
 
 MAX_FILE_BYTES = 2 * 2**30

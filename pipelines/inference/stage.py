@@ -207,7 +207,7 @@ def stream_inferred(
 ) -> Iterator[Receipt]:
     """Send work through actors, and give their receipts as they come; see `stages.stream_receipts`."""
     arguments = (spec, workers.threads, device_of(workers))
-    plain = [work.to_json() for work in works]
+    plain = (work.to_json() for work in works)
     return stream_receipts(plain, InferenceStage, arguments, workers, noted, runtime_env=spec.runtime_env)
 
 

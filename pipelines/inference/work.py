@@ -55,7 +55,9 @@ class Work:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes; `from_json` undoes it."""
-        return dataclasses.asdict(self) | {"known": self.known.to_json()}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        questions = [dataclasses.asdict(one) for one in self.questions]
+        return plain | {"fragment": self.fragment.to_json(), "questions": questions, "known": self.known.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -10,9 +10,6 @@ from llava_core.errors import ConfigError
 from pipelines.corpus import plan_corpus
 from pipelines.fragments import (
     Fragment,
-    Member,
-    ObjectRef,
-    RowRef,
     cut_by_content,
     cut_evenly,
     make_fragment,
@@ -20,6 +17,7 @@ from pipelines.fragments import (
     refused_fragment,
     rejected_row,
 )
+from pipelines.row_refs import Member, ObjectRef, RowRef
 from schemas.reasons import CorpusReason
 
 TAR = ObjectRef(uri="s3://bucket/ä.tar", size=9000, version="e7")

@@ -10,9 +10,10 @@ from deltalake import DeltaTable
 from pipelines.corpus import plan_corpus
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.errors import TableError
-from pipelines.fragments import Fragment, RowRef, make_uid
+from pipelines.fragments import Fragment, make_uid
 from pipelines.known_rows import Known, count_known, find_known, note_rows, row_version, take_over, unknown_rows
 from pipelines.parts import write_fragment
+from pipelines.row_refs import RowRef
 from pipelines.tables import commit
 from schemas.columns import ERROR, FRAGMENT_ID, RUN_ID, STATUS, UID
 

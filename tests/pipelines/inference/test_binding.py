@@ -9,13 +9,14 @@ import pytest
 
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_settings import CorpusSettings
-from pipelines.fragments import Fragment, ObjectRef
+from pipelines.fragments import Fragment
 from pipelines.inference import binding
 from pipelines.inference.binding import bind
 from pipelines.inference.forms import Form
 from pipelines.inference.questions import Line, read_line
 from pipelines.inference.work import Work, total_rows
 from pipelines.reasons import ROW_REASONS
+from pipelines.row_refs import ObjectRef
 from tests.pipelines.corpus_cases import image, member, tar_bytes
 
 FILE = ObjectRef(uri="/data/q.jsonl", size=9, version="1")

@@ -9,12 +9,13 @@ import pytest
 from llava_core.errors import CheckpointRefused, ConfigError
 from pipelines.cli import parse
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
-from pipelines.fragments import ObjectRef, RowRef, make_fragment
+from pipelines.fragments import make_fragment
 from pipelines.inference import recipes, vllm_environment
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
 from pipelines.inference.plan import sample_works
 from pipelines.inference.work import Work, whole
+from pipelines.row_refs import ObjectRef, RowRef
 from pipelines.runtime import Node, WorkerPlan
 from tests.pipelines.inference.fakes import photo
 

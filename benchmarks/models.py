@@ -6,6 +6,7 @@ real one at a size that two CPU cores can run. Both sides read the same folder.
 
 import io
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,49 +30,66 @@ PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 ASPECTS = ((3, 4), (4, 3), (2, 3), (9, 16), (1, 1), (2, 1))
 
 
+TOWER = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6}
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 32064,
+}
+
+
 def build() -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor, LLaVANeXT, LLaVAProcessor]:
     """Both sides with the same weights: transformers' model and processor, and ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs, processor = write_model(Path(folder), TOWER, TEXT)
+        return theirs.eval(), processor, load_model(folder), LLaVAProcessor.from_pretrained(folder)
+
+
+def write_model(
+    folder: Path, tower: dict[str, int], text: dict[str, int], tile: int = 336
+) -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor]:
+    """Write a LlavaNext with random weights in transformers' layout, and return it with its processor.
+
+    Args:
+        folder: gets both.
+        tower: of `CLIPVisionConfig`.
+        text: of `LlamaConfig`.
+        tile: its side, pixels; canvases are as many tiles as the released ones.
+    """
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=384,
-            intermediate_size=1536,
-            num_hidden_layers=12,
-            num_attention_heads=6,
-            image_size=336,
-            patch_size=14,
-            projection_dim=384,
-        ),
-        text_config=LlamaConfig(
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=2,
-            vocab_size=32064,
-            max_position_embeddings=8192,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_grid_pinpoints=PINPOINTS,
+    pinpoints = [[side * tile // 336 for side in canvas] for canvas in PINPOINTS]
+    vision = CLIPVisionConfig(image_size=tile, patch_size=14, projection_dim=tower["hidden_size"], **tower)
+    language = LlamaConfig(
+        max_position_embeddings=8192,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **text,
     )
-    theirs = LlavaNextForConditionalGeneration(config).eval()
+    config = LlavaNextConfig(
+        vision_config=vision,
+        text_config=language,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    model = LlavaNextForConditionalGeneration(config)
+    side = {"height": tile, "width": tile}
     processor = LlavaNextProcessor(
         image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, image_grid_pinpoints=PINPOINTS
+            size={"shortest_edge": tile}, crop_size=side, image_grid_pinpoints=pinpoints
         ),
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        theirs.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        return theirs, processor, load_model(folder), LLaVAProcessor.from_pretrained(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
 
 
 def photos(count: int, seed: int = 0) -> list[bytes]:

@@ -18,22 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import PINPOINTS, photos, size_in_millions
+from models import photos, size_in_millions, write_model
 from PIL import Image
 from report import report
 from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaNextConfig,
     LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessorPil,
     LlavaNextProcessor,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
-from llava_core.checkpoints.untrained import byte_tokenizer
 from llava_core.processor import LLaVAProcessor
 from pipelines.training.data import Cursor, StepStream
 from pipelines.training.loader import Loader
@@ -44,51 +39,16 @@ from pipelines.training.sources import index_inputs, open_source
 from pipelines.training.stages import Stage
 
 TILE, SAMPLES, BATCH, ROUNDS = 112, 64, 8, 2
+TOWER = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 3}
+TEXT = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 320,
+}
 PARTS = ("vision_tower", "projector", "newline", "language_model")
-
-
-def write_model(folder: Path) -> None:
-    """The model for both sides, in transformers' layout."""
-    torch.manual_seed(0)
-    tokenizer = byte_tokenizer()
-    pinpoints = [[h // 3, w // 3] for h, w in PINPOINTS]
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=192,
-            intermediate_size=768,
-            num_hidden_layers=6,
-            num_attention_heads=3,
-            image_size=TILE,
-            patch_size=14,
-            projection_dim=192,
-        ),
-        text_config=LlamaConfig(
-            hidden_size=256,
-            intermediate_size=688,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            vocab_size=320,
-            max_position_embeddings=4096,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_grid_pinpoints=pinpoints,
-    )
-    model = LlavaNextForConditionalGeneration(config)
-    print(f"{size_in_millions(model):.1f} M parameters, {torch.get_num_threads()} threads")
-    model.save_pretrained(folder)
-    side = {"height": TILE, "width": TILE}
-    images = LlavaNextImageProcessorPil(size={"shortest_edge": TILE}, crop_size=side, image_grid_pinpoints=pinpoints)
-    LlavaNextProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    ).save_pretrained(folder)
 
 
 def write_data(folder: Path) -> str:
@@ -203,7 +163,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = folder / "model"
-        write_model(model)
+        built, _ = write_model(model, TOWER, TEXT, TILE)
+        print(f"{size_in_millions(built):.1f} M parameters, {torch.get_num_threads()} threads")
         data = write_data(folder)
         steps, processor = stream(model, data)
         samples = [sample for chosen, _, _ in steps.steps(Cursor()) for sample in chosen]

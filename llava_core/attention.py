@@ -56,8 +56,10 @@ def block_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # The gradient of a split is one concatenation; that of slices would be one tensor of zeros for each.
     lengths = [stop - start for start, stop in pairwise(borders)]
-    sequences = zip(*(tensor[0].split(lengths, dim=1) for tensor in (query, key, value)), strict=True)
-    parts = [attend(*mine, scale, window=sliding_window, dropout=dropout) for mine in sequences]
+    queries, keys, values = (torch.split(tensor[0], lengths, dim=1) for tensor in (query, key, value))
+    parts = [
+        attend(*mine, scale, window=sliding_window, dropout=dropout) for mine in zip(queries, keys, values, strict=True)
+    ]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return out.transpose(0, 1)[None], None
 

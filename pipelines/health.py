@@ -39,10 +39,19 @@ def answers(port: int = AGENT_PORT, seconds: float = SECONDS) -> bool:
         port: of the agent.
         seconds: that it gets.
     """
-    # no proxy: the address is this machine's
+    return is_ok(f"http://127.0.0.1:{port}/api/healthz", seconds)
+
+
+def is_ok(url: str, seconds: float = SECONDS) -> bool:
+    """Whether a URL answers 200 without a token; refused and out of reach are both no.
+
+    Args:
+        url: of this cluster, so never asked through a proxy.
+        seconds: that the answer gets.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://127.0.0.1:{port}/api/healthz", timeout=seconds) as answer:
+        with opener.open(url, timeout=seconds) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False

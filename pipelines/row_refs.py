@@ -59,16 +59,16 @@ class RowRefs(Sequence[RowRef]):
 
     Args:
         packed: what `pack_rows` made; base64 of deflated JSON, so that it can travel as it is.
-        count: rows in it.
+        length: rows in it.
     """
 
-    __slots__ = ("count", "packed")
+    __slots__ = ("_length", "packed")
 
-    def __init__(self, packed: str, count: int) -> None:
-        self.packed, self.count = packed, count
+    def __init__(self, packed: str, length: int) -> None:
+        self.packed, self._length = packed, length
 
     def __len__(self) -> int:
-        return self.count
+        return self._length
 
     @overload
     def __getitem__(self, index: int) -> RowRef: ...
@@ -87,10 +87,10 @@ class RowRefs(Sequence[RowRef]):
         return hash(self.packed)
 
     def __repr__(self) -> str:
-        return f"RowRefs of {self.count}"
+        return f"RowRefs of {self._length}"
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
-        return type(self), (self.packed, self.count)
+        return type(self), (self.packed, self._length)
 
 
 NO_ROWS = RowRefs("", 0)

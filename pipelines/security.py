@@ -9,8 +9,6 @@ for doors of other programs.
 import logging
 import os
 import secrets
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +17,7 @@ import grpc
 from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
 
 from llava_core.errors import ConfigError
+from pipelines.health import SECONDS, is_ok
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ OPEN_CLUSTER = "TESSERA_OPEN_CLUSTER"
 Policy = Literal["warn", "refuse"]
 CLIENT_PORT = 10001
 """Where `ray start --head` listens for Ray Client, unless told otherwise."""
-_SECONDS = 3.0
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
@@ -99,13 +97,7 @@ def dashboard_is_open(address: str) -> bool:
     Args:
         address: "host:port".
     """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{address}/api/jobs/", timeout=_SECONDS) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        # refused for want of a token, or out of reach from here
-        return False
+    return is_ok(f"http://{address}/api/jobs/")
 
 
 def client_is_open(address: str) -> bool:
@@ -120,7 +112,7 @@ def client_is_open(address: str) -> bool:
     request = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
-            stub(channel).ClusterInfo(request, timeout=_SECONDS)
+            stub(channel).ClusterInfo(request, timeout=SECONDS)
         except grpc.RpcError:
             # refused for want of a token, or nothing there
             return False

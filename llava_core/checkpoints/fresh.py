@@ -10,13 +10,12 @@ What this does *not* do: train, or say that it is trained (`ModelConfig.trained`
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llava_core.checkpoints.standard import standard_config
-from llava_core.checkpoints.untrained import SPECIAL_TOKENS, fill
+from llava_core.checkpoints.untrained import SPECIAL_TOKENS, byte_tokenizer, fill
 from llava_core.config import ConnectorConfig, ModelConfig, TileConfig, VisionConfig
 from llava_core.geometry import Size
 from llava_core.stem_tower import StemNorm, StemVisionConfig, StemVisionModel
@@ -52,29 +51,9 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
         >>> tokenizer.decode(tokenizer("né <image>", add_special_tokens=False)["input_ids"])
         'né <image>'
     """
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = dict.fromkeys(word for word in WORDS.split() if len(word) > 1)
-    spaced = dict.fromkeys(f"Ġ{word}" for word in WORDS.split() if not word.endswith(":"))
-    tokens = dict.fromkeys([*SPECIAL_TOKENS, *letters, *words, *spaced])
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", ignore_merges=True))
-    pieces = pre_tokenizers.Split(Regex(r"USER:|ASSISTANT:| ?[A-Z]?[a-z]+|[\s\S]"), "isolated")
-    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_only])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast: Any = PreTrainedTokenizerFast
-    return fast(  # type: ignore[no-any-return]
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        additional_special_tokens=["<image>"],
-        model_max_length=4096,
-        clean_up_tokenization_spaces=False,
-    )
+    words = [word for word in WORDS.split() if len(word) > 1]
+    spaced = [f"Ġ{word}" for word in WORDS.split() if not word.endswith(":")]
+    return byte_tokenizer([*words, *spaced], r"USER:|ASSISTANT:| ?[A-Z]?[a-z]+|[\s\S]")
 
 
 def fresh_config(projector_layers: int = 2, pinpoints: Sequence[tuple[int, int]] = PINPOINTS) -> ModelConfig:

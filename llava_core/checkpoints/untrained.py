@@ -7,12 +7,13 @@ download. Weights come from NumPy's generator, whose numbers are the same on eve
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llava_core.checkpoints.save import save_model
@@ -26,8 +27,12 @@ PINPOINTS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 """As the released ones, in tiles."""
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(words: Sequence[str] = (), pieces: str | None = None) -> PreTrainedTokenizerFast:
     """A tokenizer of the 256 bytes and the special tokens, which come first; it needs no training and loses nothing.
+
+    Args:
+        words: more tokens, as byte-level BPE spells them ("Ġ" for a space); each stands for itself alone.
+        pieces: pattern of what can be such a token; needed for words.
 
     Example:
         >>> tokenizer = byte_tokenizer()
@@ -35,9 +40,12 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         'né <image>'
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens = dict.fromkeys([*SPECIAL_TOKENS, *letters, *words])
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", ignore_merges=bool(words)))
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = [pre_tokenizers.Split(Regex(pieces), "isolated")] if pieces else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes]) if split else to_bytes
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

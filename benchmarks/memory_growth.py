@@ -1,11 +1,12 @@
-"""Does the captioning job stay small? Memory of its driver and of its workers' actors: 100,000 images against 10,000.
+"""Do the jobs stay small? Memory of the driver and of the workers' actors: 100,000 images against 10,000.
 
-    python benchmarks/memory_growth.py [FEW MANY]
+    python benchmarks/memory_growth.py [FEW MANY [caption|curate]]
 
-The whole job from files to a Delta table with its pages, each size in a process of its own with a Ray of its own. In
-place of the model stands an engine that says how large each image is, because neither the driver nor an actor ever
-holds the model: it lives in a process apart, whose memory does not depend on the corpus. Resident memory is sampled
-five times a second; the largest sample counts. Beside it, the driver's growth from its start (imports done) on.
+The whole job from files to Delta tables with their pages, each size in a process of its own with a Ray of its own. When
+captioning, in place of the model stands an engine that says how large each image is, because neither the driver nor an
+actor ever holds the model: it lives in a process apart, whose memory does not depend on the corpus. Resident memory is
+sampled five times a second; the largest sample counts. Beside it, the driver's growth from its start (imports done) on;
+of curation, beside what its hashes of so many rows take.
 """
 
 import functools
@@ -21,6 +22,8 @@ import numpy as np
 from PIL import Image
 from report import report
 
+from pipelines.curation.config import CurateConfig
+from pipelines.curation.flow import curate_corpus
 from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import InferenceJob, freeze
@@ -28,6 +31,8 @@ from pipelines.inference.job import InferenceJob, freeze
 FEW, MANY = 10_000, 100_000
 ACTOR = "ray::MapWorker"
 BAR_MB = 300
+HASH_BYTES_OF_A_ROW = 16 + 16 + 8 + 32
+"""Content hash, pixel hash, pHash and uid, of which the near-duplicate search makes arrays."""
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -64,8 +69,8 @@ def actors() -> list[str]:
     return found
 
 
-def measure(count: int) -> None:
-    """Run the job over so many images, and print MB: the driver's at its start, its most, an actor's most."""
+def caption(photos: Path, output: Path) -> None:
+    """Caption a folder with the engine that says sizes."""
     freezing = freeze
 
     def light(config: CaptionConfig) -> InferenceJob:
@@ -73,12 +78,23 @@ def measure(count: int) -> None:
         return replace(job, spec=replace(job.spec, engine_factory="benchmarks.sizes_engine:engine"))
 
     flow.freeze = light  # type: ignore[assignment]
+    config = CaptionConfig(input=(str(photos),), output=str(output), resolution="low", batch_size=64)
+    flow.run_job(config, functools.partial(print, flush=True))
+
+
+def curate(photos: Path, output: Path) -> None:
+    """Curate a folder: probe, dedupe, select, shard, report."""
+    curate_corpus(CurateConfig(input=(str(photos),), output=str(output)), functools.partial(print, flush=True))
+
+
+JOBS = {"caption": caption, "curate": curate}
+
+
+def measure(count: int, name: str) -> None:
+    """Run a job over so many images, and print MB: the driver's at its start, its most, an actor's most."""
     with tempfile.TemporaryDirectory() as temp:
         photos = Path(temp) / "photos"
         write_images(photos, count)
-        config = CaptionConfig(
-            input=(str(photos),), output=str(Path(temp) / "captions"), resolution="low", batch_size=64
-        )
         start = driver = resident_mb()
         actor = 0.0
         done = threading.Event()
@@ -92,18 +108,18 @@ def measure(count: int) -> None:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            flow.run_job(config, functools.partial(print, flush=True))
+            JOBS[name](photos, Path(temp) / "out")
         finally:
             done.set()
             watcher.join()
     print(f"{start} {driver} {actor}")
 
 
-def main(few: int = FEW, many: int = MANY) -> int:
+def main(few: int = FEW, many: int = MANY, name: str = "caption") -> int:
     """Run both sizes and print the claims."""
     found = {}
     for count in (few, many):
-        command = [sys.executable, __file__, "--one", str(count)]
+        command = [sys.executable, __file__, "--one", str(count), name]
         # a session of its own, so that its actors are told from others'
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
         found[count] = [float(word) for word in process.stdout.splitlines()[-1].split()]
@@ -114,6 +130,14 @@ def main(few: int = FEW, many: int = MANY) -> int:
         )
     (start, driver, actor), (_, small_driver, small_actor) = found[many], found[few]
     peer = f"{few:,} images, the same job"
+    claim = f"{name}: resident memory over {{:,}} images, the {{}}'s"
+    if name == "curate":
+        grown = driver - small_driver
+        hashes = HASH_BYTES_OF_A_ROW * (many - few) / 2**20
+        print(f"the driver grew by {grown:.0f} MB; hashes of so many more rows take {hashes:.0f} MB")
+        return int(
+            report(claim.format(many, "driver") + " beyond hashes", grown - hashes, "MB", f"<= {BAR_MB}", peer) is False
+        )
     growth = report(
         f"growth of the driver's memory over {many:,} images",
         driver - start,
@@ -121,7 +145,6 @@ def main(few: int = FEW, many: int = MANY) -> int:
         f"<= {BAR_MB}",
         "its own at its start",
     )
-    claim = "resident memory over {:,} images, the {}'s"
     holds = [
         report(claim.format(many, "driver"), driver / small_driver, "x", "<= 1.15", peer),
         report(claim.format(many, "actor"), actor / small_actor, "x", "<= 1.15", peer),
@@ -131,6 +154,6 @@ def main(few: int = FEW, many: int = MANY) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        measure(int(sys.argv[2]))
+        measure(int(sys.argv[2]), sys.argv[3])
     else:
-        sys.exit(main(*map(int, sys.argv[1:3])))
+        sys.exit(main(*map(int, sys.argv[1:3]), *sys.argv[3:]))

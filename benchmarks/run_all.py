@@ -41,7 +41,8 @@ def main() -> int:
         print(f"── {name}", flush=True)
         claims, returncode = claims_of(name)
         rows += claims
-        if returncode:
+        # A benchmark whose claim does not hold ends with 1 as well, and has printed it.
+        if returncode and not any(claim["holds"] is False for claim in claims):
             failed.append(name)
     print("\n| claim | value | bar | holds | against |\n|---|---|---|---|---|")
     for row in rows:

@@ -142,4 +142,5 @@ def _pace(accounts: Accounts) -> str:
     if not accounts.new_rows:
         return "nothing was missing, so no row was made"
     rate = accounts.new_rows / max(accounts.seconds, 1e-9)
-    return f"{accounts.new_rows:,} rows in {duration(accounts.seconds)}, {rate:.1f} {accounts.unit}/s"
+    rows = "row" if accounts.new_rows == 1 else "rows"
+    return f"{accounts.new_rows:,} {rows} in {duration(accounts.seconds)}, {rate:.1f} {accounts.unit}/s"

@@ -4,6 +4,7 @@ Exit codes: 0 every input row is accounted for; 1 something is missing, or the j
 2 a setting is wrong. What this does *not* do: print by itself (the caller hands in where lines go), or start Ray.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ def run(job: Callable[[], None]) -> int:
         known = own_cause(error)
         if known is None:
             raise
+        # work that is given up fails once more while Ray ends, and says so with a traceback
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         wrong_setting = isinstance(known, ConfigError | CheckpointRefused)
         sys.stderr.write(f"{'wrong setting' if wrong_setting else 'stopped'}: {known}\n")
         return 2 if wrong_setting else 1
@@ -139,4 +142,5 @@ def _pace(accounts: Accounts) -> str:
     if not accounts.new_rows:
         return "nothing was missing, so no row was made"
     rate = accounts.new_rows / max(accounts.seconds, 1e-9)
-    return f"{accounts.new_rows:,} rows in {duration(accounts.seconds)}, {rate:.1f} {accounts.unit}/s"
+    rows = "row" if accounts.new_rows == 1 else "rows"
+    return f"{accounts.new_rows:,} {rows} in {duration(accounts.seconds)}, {rate:.1f} {accounts.unit}/s"

@@ -114,6 +114,9 @@ class Progress:
         done = self._earlier + made
         share = 100.0 * done / self._total if self._total else 100.0
         tokens = self._marks[-1][1] if self._marks else 0
+        if not made and not tokens and done < self._total:
+            waited = duration(self._clock() - self._start)
+            return f"{done:,} of {self._total:,} {self._unit} ({share:.1f} %), none yet after {waited}"
         rates = f"{self.rate:.1f} {self._unit}/s"
         if tokens:
             rates = f"{tokens:,} tokens, {self.token_rate:,.0f} tokens/s, {rates}"
@@ -127,7 +130,7 @@ class Progress:
             return ""
         if tokens_each and self.token_rate:
             return f", {duration(rows * tokens_each / self.token_rate)} left"
-        return f", {duration(rows / self.rate) if self._now else '?'} left"
+        return f", {duration(rows / self.rate)} left" if self._now else ""
 
     def _write_if_due(self) -> None:
         if self._clock() - self._last >= self._every:

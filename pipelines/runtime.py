@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported: without it every actor without a GPU brings a FutureWarning.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 from ray.data import DataContext
 
 from llava_core.errors import ConfigError
 from pipelines import metrics, security
+from pipelines.errors import StalledError
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +68,7 @@ def start_ray(
     Raises:
         ConfigError: a variable is set that lets data files run code; the cluster does not answer, or answers to
             somebody without a token where TESSERA_OPEN_CLUSTER says "refuse" (`security`).
+        StalledError: this machine is too busy for Ray to start.
     """
     security.check_environment()
     policy = security.open_cluster_policy()
@@ -160,7 +159,7 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         security.keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
-    with _code_on_path(os.environ):
+    with _code_on_path(os.environ), _patience():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -189,6 +188,20 @@ def _join(address: str, policy: security.Policy) -> None:
         ray.shutdown()
         raise
     log.info("joined Ray at %s", address)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Say what a person can do where Ray's own daemon is not up in the time that Ray allows; no setting changes it."""
+    try:
+        yield
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise StalledError(
+            "Ray did not start within its 30 seconds, as happens on a machine that is busy with other work; nothing "
+            "was done, and the same command tries again"
+        ) from error
 
 
 @contextmanager

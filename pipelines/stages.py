@@ -5,8 +5,10 @@ or the driver. What this does *not* do: say what a stage does with its work (eac
 how many actors there are (`runtime`).
 """
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import threading
@@ -145,6 +147,9 @@ def stream_receipts(
     ended = threading.Event()
     if noted is not None:
         threading.Thread(target=_ask, args=(counter, noted, ended), name="noted", daemon=True).start()
+    # a job that gives up leaves this thread waiting: Ray Data's own would go on using Ray while it ends
+    end = functools.partial(_end, receipts, ended)
+    atexit.register(end)
     try:
         for row in receipts.iter_rows():
             if row["broken"]:
@@ -157,6 +162,15 @@ def stream_receipts(
             _tell(counter, noted)
     finally:
         ended.set()
+        atexit.unregister(end)
+
+
+def _end(dataset: Any, ended: threading.Event) -> None:
+    """End what runs a dataset, and the asking; Ray Data has no public name for the first."""
+    ended.set()
+    executor = getattr(dataset, "_current_executor", None)
+    if executor is not None:
+        executor.shutdown(force=True)
 
 
 def _ask(counter: Any, noted: Callable[[int, int], None], ended: threading.Event) -> None:

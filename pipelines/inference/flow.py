@@ -108,8 +108,10 @@ def collect(
     last = time.monotonic()
     try:
         for receipt in watched(receipts, deadline_s=stall_timeout):
-            made += receipt.rows - known.get(receipt.fragment_id, 0)
-            progress.add(planned.get(receipt.fragment_id, receipt.rows), rejected=receipt.rows - receipt.ok)
+            taken_over = known.get(receipt.fragment_id, 0)
+            made += receipt.rows - taken_over
+            done = planned.get(receipt.fragment_id, receipt.rows) - taken_over
+            progress.add(done, rejected=receipt.rows - receipt.ok)
             group.append(receipt)
             if len(group) >= COMMIT_RECEIPTS or time.monotonic() - last >= COMMIT_SECONDS:
                 with stopping.held():
@@ -124,7 +126,8 @@ def collect(
 
 def progress_of(job: InferenceJob, sent: Sequence[Work]) -> Progress:
     """The line that a person sees while some work of a job is done."""
-    return Progress(job.rows_in, done=job.rows_in - total_rows(sent), unit=job.spec.inquiry.unit)
+    to_do = total_rows(sent) - sum(work.num_known for work in sent)
+    return Progress(job.rows_in, done=job.rows_in - to_do, unit=job.spec.inquiry.unit)
 
 
 def _commit(group: Sequence[Receipt], job: InferenceJob, *, amends: bool) -> None:

@@ -31,8 +31,8 @@ class Clock:
 def test_line_counts_earlier_rows_as_done_but_not_towards_the_rate() -> None:
     clock = Clock()
     progress = Progress(1000, done=400, stream=io.StringIO(), clock=clock)
-    assert progress.line() == "400 of 1,000 images (40.0 %), 0.0 images/s, ? left"
     clock.now += 20
+    assert progress.line() == "400 of 1,000 images (40.0 %), none yet after 20s"
     progress.add(100, rejected=3)
     assert progress.rate == 5.0
     assert progress.line() == "500 of 1,000 images (50.0 %), 5.0 images/s, 1m40s left, 3 rejected"

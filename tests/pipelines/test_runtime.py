@@ -10,9 +10,33 @@ import pytest
 
 from llava_core.errors import ConfigError
 from pipelines import runtime
+from pipelines.errors import StalledError
 from pipelines.runtime import Node, WorkerPlan, plan_workers, start_ray
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_machine_too_busy_for_ray_is_said_in_a_line_and_other_errors_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+
+    def fail(**_: object) -> None:
+        raise Exception(said)
+
+    monkeypatch.setattr(runtime.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(runtime.ray, "init", fail)
+    with pytest.raises(StalledError, match="the same command tries again"):
+        start_ray("local")
+    said = "no disk"
+    with pytest.raises(Exception, match="no disk"):
+        start_ray("local")
+
+
+def test_only_a_job_starts_ray() -> None:
+    """Ray would start itself in any thread that calls it, also in one that outlives a stopped job."""
+    code = "import pipelines.stages, ray\ntry:\n ray.put(1)\nexcept ray.exceptions.RaySystemError:\n print('none')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "none\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,8 @@ def test_workers_find_this_project_from_any_folder_and_nothing_is_said(tmp_path:
     for package in ("llava_core", "pipelines", "schemas"):
         (copy / package).mkdir(parents=True)
         (copy / package / "__init__.py").write_text("")
-    for name in ("pipelines/runtime.py", "pipelines/security.py", "pipelines/metrics.py", "llava_core/errors.py"):
+    used = [f"pipelines/{name}.py" for name in ("__init__", "runtime", "security", "metrics", "errors")]
+    for name in (*used, "llava_core/errors.py"):
         (copy / name).write_text((ROOT / name).read_text())
     (tmp_path / "start.py").write_text(SCRIPT.format(root=str(copy)))
     (tmp_path / "elsewhere").mkdir()

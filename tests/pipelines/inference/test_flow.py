@@ -1,5 +1,6 @@
 """Receipts are committed in groups as they come, and whatever ends their stream, those that came are committed."""
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pipelines.errors import StalledError
 from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import InferenceJob, freeze
+from pipelines.known_rows import Donor, Known
 from pipelines.parts import Receipt
 from tests.pipelines.inference.fakes import photo
 
@@ -46,6 +48,20 @@ def test_groups_of_eight_and_the_rest(job: InferenceJob, commits: list[list[str]
     flow.collect(receipts(19), job, job.works, 60.0)
     assert [len(group) for group in commits] == [8, 8, 3]
     assert [name for group in commits for name in group] == [f"f{number}" for number in range(19)]
+
+
+def test_rows_that_are_taken_over_are_done_before_and_not_again(job: InferenceJob, commits: list[list[str]]) -> None:
+    """A file was added to a folder of three: the line begins at three, and their fragment comes back with four."""
+    (work,) = job.works
+    fragment = dataclasses.replace(work.fragment, num_rows=4)
+    known = Known(donors=(Donor(files=(), indices=(0, 1, 2)),))
+    sent = dataclasses.replace(work, fragment=fragment, num_rows=4, known=known)
+    grown = dataclasses.replace(job, works=(sent,))
+    progress = flow.progress_of(grown, [sent])
+    assert progress.line().startswith("3 of 4 images (75.0 %)")
+    receipt = Receipt(fragment_id=work.work_id, run_id="r", files=(), ok=4, rejected={})
+    assert flow.collect([receipt], grown, [sent], 60.0, progress=progress) == 1
+    assert progress.line().startswith("4 of 4 images (100.0 %)")
 
 
 def test_slow_receipts_do_not_wait_for_a_full_group(

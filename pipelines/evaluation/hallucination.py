@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipelines.evaluation.items import Judged
 from pipelines.evaluation.objects import chair, mentions
-from pipelines.page import heading, share, table
+from pipelines.page import counts, heading, share, table
 
 MOST = 12
 
@@ -77,6 +77,8 @@ class Invented:
     """Invented object → mentions."""
     captions: int
     """Captions that were looked at."""
+    worst: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """(item, caption, what it invents), most inventions first; `MOST` at most."""
 
 
 def invented_objects(judged: Sequence[Judged], synonyms: Mapping[str, str] | None = None) -> Invented | None:
@@ -99,11 +101,19 @@ def invented_objects(judged: Sequence[Judged], synonyms: Mapping[str, str] | Non
         for one in known
     ]
     captions = [one.reply for one in known]
-    objects: Counter[str] = Counter()
-    for caption, truth in zip(captions, truths, strict=True):
-        objects.update(name for name in mentions(caption, names) if name not in truth)
+    invented = [
+        tuple(name for name in mentions(caption, names) if name not in truth)
+        for caption, truth in zip(captions, truths, strict=True)
+    ]
     by_mention, by_caption = chair(captions, truths, names)
-    return Invented(by_mention=by_mention, by_caption=by_caption, objects=objects, captions=len(known))
+    cases = [(one.item.item_id, one.reply, found) for one, found in zip(known, invented, strict=True) if found]
+    return Invented(
+        by_mention=by_mention,
+        by_caption=by_caption,
+        objects=Counter(name for found in invented for name in found),
+        captions=len(known),
+        worst=tuple(sorted(cases, key=lambda case: -len(case[2]))[:MOST]),
+    )
 
 
 def hallucination_section(judged: Sequence[Judged], synonyms: Mapping[str, str] | None = None) -> list[str]:
@@ -134,16 +144,22 @@ def hallucination_section(judged: Sequence[Judged], synonyms: Mapping[str, str] 
 
 def _objects_part(found: Invented, synonyms: Mapping[str, str] | None) -> list[str]:
     if synonyms:
-        how = f"by a list of {len(synonyms):,} names for {len(set(synonyms.values())):,} objects"
+        how = f"by a list of {len(synonyms):,} names for {len(set(synonyms.values())):,} objects, and by their own"
     else:
         how = "by their own names, without a list of synonyms (--synonyms)"
+    figures: dict[str, int | str] = {
+        "CHAIR-i: of all mentions of objects, not there": f"{100 * found.by_mention:.1f} %",
+        "CHAIR-s: of the captions, with any such": f"{100 * found.by_caption:.1f} %",
+        "captions with known objects": found.captions,
+    }
     rows = [[html.escape(name), f"{count:,}"] for name, count in found.objects.most_common(MOST)]
-    text = (
-        f"Of all mentions of objects in {found.captions:,} captions, {100 * found.by_mention:.1f} % are of something "
-        f"that is not there (CHAIR-i); {100 * found.by_caption:.1f} % of the captions have any such (CHAIR-s). Objects "
-        f"are found {how}; one that a reference caption names counts as there."
-    )
+    cases = [
+        [f'<span class="code">{html.escape(name)}</span>', html.escape(caption), html.escape(", ".join(objects))]
+        for name, caption, objects in found.worst
+    ]
     return [
-        f"<h3>Objects in captions</h3><p>{text}</p>",
-        table(["Invented", "Mentions"], rows, numbers=[1]) if rows else "",
+        f"<h3>Objects in captions</h3><p>Objects are found {how}; one that a reference caption names is there.</p>",
+        counts(figures),
+        *(["<h3>Invented most often</h3>", table(["Object", "Mentions"], rows, numbers=[1])] if rows else []),
+        *(["<h3>Captions that invent most</h3>", table(["Item", "Caption", "Invented"], cases)] if cases else []),
     ]

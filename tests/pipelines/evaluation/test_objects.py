@@ -90,6 +90,8 @@ def test_invented_objects_by_a_list_and_without(synonyms: dict[str, str]) -> Non
     assert (plain.by_mention, plain.by_caption, plain.objects) == (1 / 2, 1 / 2, {"zebra": 1})
     page = "".join(hallucination_section(scored, synonyms))
     assert "33.3 %" in page and f"{len(synonyms)} names for 14 objects" in page
+    assert [(name, objects) for name, _, objects in found.worst] == [("1", ("dining table",)), ("2", ("zebra",))]
+    assert "<td>A woman walks a puppy past a desk.</td><td>dining table</td>" in page
     assert "without a list of synonyms" in "".join(hallucination_section(scored))
 
 

@@ -22,6 +22,7 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llava_core.errors import ConfigError, TesseraError
 from pipelines import metrics, runtime
@@ -97,8 +98,10 @@ def run_workers(
     Raises:
         TesseraError: why training stopped, whoever met it.
     """
+    # beside the driver, so that it outlives the machines of workers
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     remote: Any = ray.remote(num_cpus=0)(Board)
-    board = remote.remote()
+    board = remote.options(scheduling_strategy=here).remote()
     gpu = bool(scaling.use_gpu)
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         folders = [work.output if is_local(work.output) else f"{scratch}/{work.stage.name}" for work in works]

@@ -95,8 +95,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Rows a second, of this run."""
-        return self._now / max(self._clock() - self._start, 1e-9)
+        """Rows a second, of this run; those of unfinished fragments count, or the first one would say 0 to its end."""
+        return self._made / max(self._clock() - self._start, 1e-9)
+
+    @property
+    def _made(self) -> int:
+        return max(self._now, min(self._under_way, self._total - self._earlier))
 
     @property
     def token_rate(self) -> float:
@@ -110,7 +114,7 @@ class Progress:
 
     def line(self) -> str:
         """The line as it is now."""
-        made = max(self._now, min(self._under_way, self._total - self._earlier))
+        made = self._made
         done = self._earlier + made
         share = 100.0 * done / self._total if self._total else 100.0
         tokens = self._marks[-1][1] if self._marks else 0
@@ -130,7 +134,7 @@ class Progress:
             return ""
         if tokens_each and self.token_rate:
             return f", {duration(rows * tokens_each / self.token_rate)} left"
-        return f", {duration(rows / self.rate)} left" if self._now else ""
+        return f", {duration(rows / self.rate)} left" if self._made else ""
 
     def _write_if_due(self) -> None:
         if self._clock() - self._last >= self._every:

@@ -3,6 +3,8 @@
     with Stopping() as stopping:      SIGTERM raises StoppedError in the main thread, wherever it waits …
         with stopping.held():         … but never inside here: it comes when this is done
             commit()
+        with stopping.noted():        … nor here, where `stopping.asked` says that it came; a second one raises
+            wait_for_workers()
 
 What is in flight is abandoned: a fragment that has no receipt is nobody's, and the next call makes it. What this does
 *not* do: catch SIGKILL (`tables` survives that) or Ctrl-C, which Python raises by itself.
@@ -24,6 +26,9 @@ class Stopping:
         self._before: Any = None
         self._held = False
         self._asked = False
+        self._noting = False
+        self.asked = False
+        """A signal came while it was only to be noted."""
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +51,19 @@ class Stopping:
             self._asked = False
             raise _stopped()
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Wait for others to stop by themselves: the first signal that comes meanwhile is only noted, in `asked`."""
+        self._noting, self.asked = True, False
+        try:
+            yield
+        finally:
+            self._noting = False
+
     def _stop(self, signum: int, frame: object) -> None:
+        if self._noting and not self.asked:
+            self.asked = True
+            return
         if self._held:
             self._asked = True
             return

@@ -9,7 +9,7 @@ What this does *not* do: METEOR and SPICE, which need Java.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 Ngrams = Counter[tuple[str, ...]]
 
@@ -176,62 +176,3 @@ class _Weighted:
             dot = sum(min(value, theirs.get(run, 0.0)) * theirs.get(run, 0.0) for run, value in mine.items())
             total += dot / (norm * other) if norm and other else dot
         return total * math.exp(-((self.length - reference.length) ** 2) / (2 * _SIGMA**2))
-
-
-def named_objects(caption: str, synonyms: Mapping[str, str]) -> list[str]:
-    """Find the objects that a caption names, each once, in order; the longest name wins.
-
-    Args:
-        caption: any text.
-        synonyms: name → object, of one or more words, lowered; plurals in s are found by themselves.
-
-    Example:
-        >>> named_objects("Two hot dogs and a dog", {"dog": "dog", "hot dog": "hot dog"})
-        ['hot dog', 'dog']
-    """
-    words = tokenise(caption).split()
-    longest = max((len(name.split()) for name in synonyms), default=0)
-    found: dict[str, None] = {}
-    place = 0
-    while place < len(words):
-        for size in range(min(longest, len(words) - place), 0, -1):
-            name = _known(words[place : place + size], synonyms)
-            if name is not None:
-                found[name] = None
-                place += size - 1
-                break
-        place += 1
-    return list(found)
-
-
-def _known(words: Sequence[str], synonyms: Mapping[str, str]) -> str | None:
-    last = words[-1]
-    singulars: Iterable[str] = (last, last.removesuffix("s"), last.removesuffix("es"))
-    names = (" ".join([*words[:-1], one]) for one in singulars)
-    return next((synonyms[name] for name in names if name in synonyms), None)
-
-
-def chair(captions: Sequence[str], truths: Sequence[Iterable[str]], synonyms: Mapping[str, str]) -> tuple[float, float]:
-    """CHAIR: of the objects named, the share that is not there; of the captions, the share that names any such.
-
-    Args:
-        captions: one for each image.
-        truths: objects that are in each image.
-        synonyms: see `named_objects`.
-
-    Returns:
-        (CHAIR-i, CHAIR-s), 0 to 1 each.
-
-    Source: Rohrbach et al. 2018, eq. 1 and 2; objects are counted once a caption.
-
-    Example:
-        >>> chair(["a dog and a cat", "a dog"], [{"dog"}, {"dog"}], {"dog": "dog", "cat": "cat"})
-        (0.3333333333333333, 0.5)
-    """
-    named = wrong = bad = 0
-    for caption, truth in zip(captions, truths, strict=True):
-        there = set(truth)
-        found = named_objects(caption, synonyms)
-        invented = sum(one not in there for one in found)
-        named, wrong, bad = named + len(found), wrong + invented, bad + bool(invented)
-    return (wrong / named if named else 0.0, bad / len(captions) if captions else 0.0)

@@ -69,6 +69,8 @@ class EvaluateConfig:
     """Two output folders of earlier calls: compare them and run nothing."""
     report: tuple[Literal["hallucination"], ...] = ()
     """Reports to add to the page."""
+    synonyms: str | None = None
+    """File of object names for --report hallucination, as CHAIR's synonyms.txt: a line an object, commas between."""
     num_workers: int | None = None
     """Engines, one in each actor; as many as the cluster carries if left out."""
     gpus_per_worker: float | None = None
@@ -91,6 +93,8 @@ class EvaluateConfig:
             check_at_least("config", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         if self.answers is not None and len(self.benchmark) > 1:
             raise ConfigError("--answers goes with one --benchmark")
+        if self.synonyms is not None and "hallucination" not in self.report:
+            raise ConfigError("--synonyms goes with --report hallucination")
         if not self.compare:
             _ = self.folders
 

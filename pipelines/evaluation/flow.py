@@ -21,6 +21,7 @@ from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import Item, Judged
 from pipelines.evaluation.judge import Judge, review_items
+from pipelines.evaluation.objects import read_synonyms
 from pipelines.evaluation.output import UNTRAINED, Outcome, say_outcomes, write_outcomes
 from pipelines.evaluation.scoring import (
     Gap,
@@ -87,6 +88,7 @@ def run_evaluation(config: EvaluateConfig, ask: Ask, draw: Draw, say: Say) -> No
         ConfigError: a file is missing or of another split.
         JudgeError: the judge does not answer.
     """
+    synonyms = None if config.synonyms is None else read_synonyms(config.synonyms)
     read = [(benchmark, source, _read(benchmark, source)) for benchmark, source in _sources(config, draw)]
     outcomes = []
     for benchmark, source, items in read:
@@ -95,7 +97,7 @@ def run_evaluation(config: EvaluateConfig, ask: Ask, draw: Draw, say: Say) -> No
         if outcome is not None:
             outcomes.append(outcome)
     if outcomes:
-        write_outcomes(config, outcomes)
+        write_outcomes(config, outcomes, synonyms)
         say_outcomes(config, outcomes, say)
 
 

@@ -6,12 +6,12 @@ Both come from a scored run, nothing is asked again. What this does *not* do: ch
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.evaluation.captions import chair, named_objects
 from pipelines.evaluation.items import Judged
-from pipelines.page import heading, share, table
+from pipelines.evaluation.objects import chair, mentions
+from pipelines.page import counts, heading, share, table
 
 MOST = 12
 
@@ -65,26 +65,58 @@ def _side(word: str) -> bool | None:
     return {"yes": True, "true": True, "no": False, "false": False}.get(word.strip().lower())
 
 
-def invented_objects(judged: Sequence[Judged]) -> tuple[float, float, Counter[str], int] | None:
-    """CHAIR-i, CHAIR-s, the invented objects and how often, and captions looked at; None without objects.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Invented:
+    """What captions name that is not there."""
 
-    An object is named by its own name or the plural of it; the synonym list of the paper is not part of this project,
-    so figures are not those of papers.
+    by_mention: float
+    """CHAIR-i: share of the mentions of objects."""
+    by_caption: float
+    """CHAIR-s: share of the captions."""
+    objects: Counter[str]
+    """Invented object → mentions."""
+    captions: int
+    """Captions that were looked at."""
+    worst: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """(item, caption, what it invents), most inventions first; `MOST` at most."""
+
+
+def invented_objects(judged: Sequence[Judged], synonyms: Mapping[str, str] | None = None) -> Invented | None:
+    """CHAIR of a scored run; None without objects.
+
+    An object is there if the set says so, or a reference caption names it.
+
+    Args:
+        judged: items with their captions.
+        synonyms: name → object; None knows objects by their own names only, and its figures are not those of papers.
     """
     known = [one for one in judged if "objects" in one.item.facts]
     if not known:
         return None
-    vocabulary = {name: name for name in json.loads(known[0].item.facts["vocabulary"])}
-    truths = [set(json.loads(one.item.facts["objects"])) for one in known]
+    given = dict(synonyms or {})
+    names = {name: name for name in json.loads(known[0].item.facts["vocabulary"])} | given
+    truths = [
+        {given.get(name, name) for name in json.loads(one.item.facts["objects"])}
+        | {name for text in one.item.references for name in mentions(text, names)}
+        for one in known
+    ]
     captions = [one.reply for one in known]
-    invented: Counter[str] = Counter()
-    for caption, truth in zip(captions, truths, strict=True):
-        invented.update(name for name in named_objects(caption, vocabulary) if name not in truth)
-    by_object, by_caption = chair(captions, truths, vocabulary)
-    return by_object, by_caption, invented, len(known)
+    invented = [
+        tuple(name for name in mentions(caption, names) if name not in truth)
+        for caption, truth in zip(captions, truths, strict=True)
+    ]
+    by_mention, by_caption = chair(captions, truths, names)
+    cases = [(one.item.item_id, one.reply, found) for one, found in zip(known, invented, strict=True) if found]
+    return Invented(
+        by_mention=by_mention,
+        by_caption=by_caption,
+        objects=Counter(name for found in invented for name in found),
+        captions=len(known),
+        worst=tuple(sorted(cases, key=lambda case: -len(case[2]))[:MOST]),
+    )
 
 
-def hallucination_section(judged: Sequence[Judged]) -> list[str]:
+def hallucination_section(judged: Sequence[Judged], synonyms: Mapping[str, str] | None = None) -> list[str]:
     """The report as parts of a page; says so where a benchmark has nothing to look at."""
     biases = yes_biases(judged)
     parts = [heading("Hallucination", "What replies say that is not there.")]
@@ -102,16 +134,32 @@ def hallucination_section(judged: Sequence[Judged]) -> list[str]:
         ]
         head = ["Category", "Asked", "Said yes", "Is yes", "Yes where it is no", "No where it is yes"]
         parts += ["<h3>Yes and no</h3>", table(head, rows, numbers=range(1, 6))]
-    found = invented_objects(judged)
+    found = invented_objects(judged, synonyms)
     if found is not None:
-        by_object, by_caption, invented, looked_at = found
-        rows = [[html.escape(name), f"{count:,}"] for name, count in invented.most_common(MOST)]
-        parts += [
-            f"<h3>Objects in captions</h3><p>Of the objects named in {looked_at:,} captions, {100 * by_object:.1f} % "
-            f"are not there (CHAIR-i); {100 * by_caption:.1f} % of the captions name any such (CHAIR-s). Objects are "
-            "found by their own names, without a list of synonyms.</p>",
-            table(["Invented", "Captions"], rows, numbers=[1]) if rows else "",
-        ]
+        parts += _objects_part(found, synonyms)
     if not biases and found is None:
         parts.append("<p>This benchmark has neither questions of yes or no nor objects to look for.</p>")
     return parts
+
+
+def _objects_part(found: Invented, synonyms: Mapping[str, str] | None) -> list[str]:
+    if synonyms:
+        how = f"by a list of {len(synonyms):,} names for {len(set(synonyms.values())):,} objects, and by their own"
+    else:
+        how = "by their own names, without a list of synonyms (--synonyms)"
+    figures: dict[str, int | str] = {
+        "CHAIR-i: of all mentions of objects, not there": f"{100 * found.by_mention:.1f} %",
+        "CHAIR-s: of the captions, with any such": f"{100 * found.by_caption:.1f} %",
+        "captions with known objects": found.captions,
+    }
+    rows = [[html.escape(name), f"{count:,}"] for name, count in found.objects.most_common(MOST)]
+    cases = [
+        [f'<span class="code">{html.escape(name)}</span>', html.escape(caption), html.escape(", ".join(objects))]
+        for name, caption, objects in found.worst
+    ]
+    return [
+        f"<h3>Objects in captions</h3><p>Objects are found {how}; one that a reference caption names is there.</p>",
+        counts(figures),
+        *(["<h3>Invented most often</h3>", table(["Object", "Mentions"], rows, numbers=[1])] if rows else []),
+        *(["<h3>Captions that invent most</h3>", table(["Item", "Caption", "Invented"], cases)] if cases else []),
+    ]

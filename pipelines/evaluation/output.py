@@ -74,12 +74,15 @@ def result_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write_outcomes(config: EvaluateConfig, outcomes: Sequence[Outcome]) -> None:
+def write_outcomes(
+    config: EvaluateConfig, outcomes: Sequence[Outcome], synonyms: Mapping[str, str] | None = None
+) -> None:
     """Write `results.json` for each benchmark and for all, and the page.
 
     Args:
         config: of the job.
         outcomes: of its benchmarks.
+        synonyms: what `config.synonyms` holds.
     """
     from pipelines.evaluation.results_page import render_results
 
@@ -88,7 +91,7 @@ def write_outcomes(config: EvaluateConfig, outcomes: Sequence[Outcome]) -> None:
         write_json(join_uri(outcome.folder, "results.json"), value)
     whole = {"results": values, "versions": record.run_versions(), "finished": record.now_utc()}
     write_json(join_uri(config.output, "results.json"), whole)
-    page = render_results(outcomes, hallucination="hallucination" in config.report)
+    page = render_results(outcomes, hallucination="hallucination" in config.report, synonyms=synonyms)
     write_bytes(join_uri(config.output, "results.html"), page.encode())
 
 

@@ -5,7 +5,7 @@ One page that needs no other file and runs no script. What this does *not* do: s
 
 import html
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipelines.corpus_refs import load_image
 from pipelines.corpus_settings import CorpusSettings
@@ -22,12 +22,15 @@ MOST_WRONG, MOST_PLAIN, MOST_REFERENCES = 36, 200, 4
 """Wrong items with a picture, wrong items in the table after them, references shown of each."""
 
 
-def render_results(outcomes: Sequence[Outcome], *, hallucination: bool = False) -> str:
+def render_results(
+    outcomes: Sequence[Outcome], *, hallucination: bool = False, synonyms: Mapping[str, str] | None = None
+) -> str:
     """Write the page of some benchmarks.
 
     Args:
         outcomes: in the order shown.
         hallucination: add what replies say that is not there.
+        synonyms: name → object, to find objects in captions by.
 
     Returns:
         HTML that needs no other file.
@@ -40,7 +43,7 @@ def render_results(outcomes: Sequence[Outcome], *, hallucination: bool = False) 
     for outcome in outcomes:
         parts += _benchmark(outcome)
         if hallucination:
-            parts += hallucination_section(outcome.judged)
+            parts += hallucination_section(outcome.judged, synonyms)
         parts += _wrong(outcome)
     return page("Evaluation", parts)
 

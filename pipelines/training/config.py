@@ -50,8 +50,12 @@ class TrainConfig:
     layout: Layout | None = None
     """Of the trained model in `model`: "hf" is transformers', "own" keeps what that cannot say. Left out: "hf"; for
     recipe `tiny`, whose tower is our own, "own"."""
+    plan: bool = False
+    """Run a few steps of each stage, print samples, steps, tokens/s and what the whole would take, and stop."""
+    price_per_hour: float | None = None
+    """Of one device (a GPU, or the cores of one worker), for the cost that --plan says; any currency."""
     checkpoint_steps: int = 500
-    """Steps between checkpoints: what a crash can cost."""
+    """Steps between checkpoints: what a crash can cost. A job that is asked to stop saves the step it is in."""
     keep_checkpoints: int = 2
     """Checkpoints of a stage that stay."""
     overwrite: bool = False
@@ -81,14 +85,15 @@ class TrainConfig:
             check_at_least("train", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         for name in ("checkpoint_steps", "keep_checkpoints", "loader_threads"):
             check_at_least("train", name, getattr(self, name), 1)
-        check_at_least("train", "max_failures", self.max_failures, 0)
+        for name in ("max_failures", "price_per_hour"):
+            check_at_least("train", name, getattr(self, name) or 0, 0)
         if self.weights and len(self.weights) != len(self.input):
             raise ConfigError(
                 f"weights has {len(self.weights)} numbers for {len(self.input)} inputs; give one for each"
             )
         if self.min_workers is not None and self.min_workers > (self.num_workers or self.min_workers):
             raise ConfigError(f"min_workers is {self.min_workers}, more than num_workers {self.num_workers}")
-        for stage in self.plan:
+        for stage in self.chosen:
             if not stage.inputs and not self.input:
                 raise ConfigError(
                     f"input is empty, and stage {stage.name} of recipe {self.recipe} names none of its own"
@@ -106,7 +111,7 @@ class TrainConfig:
         return self.layout or ("own" if self.recipe == "tiny" else "hf")
 
     @property
-    def plan(self) -> Recipe:
+    def chosen(self) -> Recipe:
         """The recipe's stages, with what was changed."""
         stages = RECIPES[self.recipe]()
         known = [stage.name for stage in stages]

@@ -88,6 +88,21 @@ class Order:
         return Place(source, unit, row)
 
 
+def epoch_length(units: Sequence[Sequence[int]], weights: Sequence[float]) -> int:
+    """Samples of an epoch.
+
+    Args:
+        units: rows of each unit, of each input.
+        weights: of each input.
+
+    Example:
+        >>> epoch_length([(2, 2), (4,)], (1.0, 0.5))
+        6
+    """
+    rows = [sum(one) for one in units]
+    return sum(int(w) * n + round((w - int(w)) * n) for n, w in zip(rows, weights, strict=True))
+
+
 def _epoch_of(rows: Sequence[int], weight: float, rng: np.random.Generator) -> NDArray[np.int64]:
     """int64[n, 2]: (unit, row) of one input's samples, whole passes first and then the part that is left."""
     passes = [_one_pass(rows, rng) for _ in range(int(weight))]
@@ -138,7 +153,7 @@ class StepStream:
         self._batch_size, self._seed = batch_size, seed
         self._order: tuple[int, Order] | None = None
         self._held: OrderedDict[tuple[int, int], Sequence[TrainRow]] = OrderedDict()
-        self.total = round(len(self.order(0)) * epochs)
+        self.total = round(epoch_length([source.units for source in sources], self._weights) * epochs)
         """Samples until the data ends."""
 
     def order(self, epoch: int) -> Order:

@@ -7,35 +7,24 @@ Stages that are done are skipped; one that was interrupted goes on from its newe
 """
 
 import dataclasses
-import logging
-import os
-import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import ray
-import ray.train
-import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import ScalingConfig
 
-from llava_core.errors import ConfigError, TesseraError
-from pipelines import metrics, record, runtime
-from pipelines.cli import Say, own_cause, render_lines
-from pipelines.errors import StalledError
-from pipelines.progress import Progress, duration
-from pipelines.storage import is_local, join_uri, write_json
+from llava_core.errors import ConfigError
+from pipelines import record, runtime
+from pipelines.cli import Say, render_lines
+from pipelines.errors import StoppedError
+from pipelines.progress import duration
+from pipelines.storage import join_uri, write_json
 from pipelines.training.config import TrainConfig
-from pipelines.training.errors import TrainingStopped
+from pipelines.training.group import run_workers
 from pipelines.training.job import TrainJob, check_record, remove_changed, settle
-from pipelines.training.loop import StageWork, run_stage
+from pipelines.training.loop import StageWork
+from pipelines.training.plan import say_plan
 from pipelines.training.report import write_report
-
-log = logging.getLogger(__name__)
-
-_POLL_S = 0.5
 
 
 def train(config: TrainConfig, say: Say) -> None:
@@ -49,6 +38,7 @@ def train(config: TrainConfig, say: Say) -> None:
         ConfigError, CheckpointRefused: before any cluster work.
         TrainingStopped: training cannot go on; the same command resumes it.
         StalledError: no step came for `config.stall_timeout`.
+        StoppedError: SIGTERM; the step in which it came is saved, and the same command goes on from there.
     """
     job = settle(config)
     check_record(job)
@@ -58,6 +48,9 @@ def train(config: TrainConfig, say: Say) -> None:
         return
     nodes = runtime.start_ray(config.ray_address)
     scaling, workers = scale(config, nodes, missing)
+    if config.plan:
+        say_plan(config, missing, scaling, workers, say)
+        return
     remove_changed(job)
     write_record(job, "running")
     for work in missing:
@@ -65,9 +58,9 @@ def train(config: TrainConfig, say: Say) -> None:
         say(f"stage {work.stage.name}: {rows:,} rows, {', '.join(sorted(work.stage.trainable))} train")
     began = time.monotonic()
     try:
-        run_workers(job, missing, scaling, workers, say)
-    except BaseException:
-        write_record(job, "failed")
+        run_workers(config, missing, scaling, workers, say)
+    except BaseException as error:
+        write_record(job, "stopped" if isinstance(error, StoppedError) else "failed")
         report(job)
         raise
     write_record(job, "complete")
@@ -105,120 +98,6 @@ def scale(
     number: Any = plan.num_actors if config.min_workers is None else (config.min_workers, plan.num_actors)
     scaling = ScalingConfig(num_workers=number, use_gpu=bool(plan.num_gpus), resources_per_worker=resources)
     return scaling, plan
-
-
-class Board:
-    """An actor: where the first worker writes what the driver shows, and why workers stopped."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.stopped: TesseraError | None = None
-
-    def post(self, values: Mapping[str, Any]) -> None:
-        """Take a step's values."""
-        self.values = dict(values)
-
-    def stop(self, error: TesseraError) -> None:
-        """Take the reason for which workers stopped."""
-        self.stopped = self.stopped or error
-
-    def read(self) -> tuple[dict[str, Any], TesseraError | None]:
-        """The newest step's values, and why workers stopped, if they did."""
-        return self.values, self.stopped
-
-
-def run_workers(
-    job: TrainJob, works: Sequence[StageWork], scaling: ScalingConfig, workers: runtime.WorkerPlan, say: Say
-) -> None:
-    """Run stages on a group of workers, and show how they get on."""
-    remote: Any = ray.remote(num_cpus=0)(Board)
-    board = remote.remote()
-    gpu = bool(scaling.use_gpu)
-    with tempfile.TemporaryDirectory(prefix="train-") as scratch:
-        folders = [work.output if is_local(work.output) else f"{scratch}/{work.stage.name}" for work in works]
-        placed = [dataclasses.replace(work, folder=one) for work, one in zip(works, folders, strict=True)]
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"works": placed, "board": board, "threads": workers.threads},
-            scaling_config=scaling,
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            run_config=RunConfig(
-                name="train",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=job.config.max_failures),
-            ),
-        )
-        failure = _fit(trainer, board, job.config.stall_timeout, say)
-    stopped: TesseraError | None = ray.get(board.read.remote())[1]
-    ray.kill(board)
-    if stopped is not None:
-        raise stopped
-    if failure is not None:
-        own = own_cause(failure)
-        raise (
-            own
-            if own is not None
-            else TrainingStopped(f"workers died and {job.config.max_failures} new starts did not help: {failure}")
-        ) from failure
-
-
-def _fit(trainer: TorchTrainer, board: Any, timeout: float, say: Say) -> BaseException | None:
-    """Run the trainer in a thread, and show each step; what it raised, if it did."""
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=fit, name="fit", daemon=True)
-    thread.start()
-    bar: Progress | None = None
-    shown: tuple[str, int] = ("", 0)
-    last = time.monotonic()
-    while thread.is_alive():
-        thread.join(_POLL_S)
-        values, _ = ray.get(board.read.remote())
-        at = (str(values.get("stage", "")), int(values.get("step", 0)))
-        if at == shown:
-            if time.monotonic() - last > timeout:
-                raise StalledError(f"no step came back within {duration(timeout)}")
-            continue
-        last = time.monotonic()
-        metrics.report_step(values)
-        if at[0] != shown[0]:
-            bar = _next_bar(bar, values, say)
-        if bar is not None:
-            bar.add(at[1] - (shown[1] if at[0] == shown[0] else at[1] - 1))
-        shown = at
-    if bar is not None:
-        bar.close()
-    return failure[0] if failure else None
-
-
-def _next_bar(bar: Progress | None, values: Mapping[str, Any], say: Say) -> Progress:
-    """A bar for a stage that has begun; its length is estimated from what its first steps took."""
-    if bar is not None:
-        bar.close()
-    say(f"stage {values['stage']}")
-    total = max(round(values["step"] / max(values["done"], 1e-9)), values["step"])
-    return Progress(total, done=int(values["step"]) - 1, unit="steps")
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """One worker of Ray Train: all stages, one after the other."""
-    torch.set_num_threads(config["threads"])
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    device = ray.train.torch.get_device()
-    board, works = config["board"], config["works"]
-    first = ray.train.get_context().get_world_rank() == 0
-    try:
-        for work in works:
-            run_stage(work, device, board.post.remote if first else None)
-    except (TrainingStopped, ConfigError) as error:
-        # All workers meet it together; starting them again would not help.
-        ray.get(board.stop.remote(error))
 
 
 def write_record(job: TrainJob, status: str) -> None:

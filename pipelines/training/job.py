@@ -76,7 +76,7 @@ def settle(config: TrainConfig) -> TrainJob:
     indexes: dict[str, SourceIndex] = {}
     works: list[StageWork] = []
     settings: dict[str, Any] = {"model": identity, "seed": config.seed, "version": VERSION, "stages": {}}
-    for number, stage in enumerate(config.plan):
+    for number, stage in enumerate(config.chosen):
         read = _index(stage.inputs, indexes, config.limit)
         plain = plain_settings(stage)
         data = [index.fingerprint for index in read]

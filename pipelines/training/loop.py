@@ -9,6 +9,7 @@ what one in a single go computes, bit by bit, on the same workers. What this doe
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from llava_core.errors import ConfigError
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 from pipelines.storage import is_local, join_uri
+from pipelines.training.calls import Calls, stopped
 from pipelines.training.checkpoint import Checkpoints, seed_all
 from pipelines.training.data import Cursor, StepStream, cursor_from
 from pipelines.training.distributed import everyone, grad_norm, shard, total_of, world
@@ -64,6 +66,8 @@ class StageWork:
     """Folder → layout, written beside the stage's own model when it ends."""
     ends_recipe: bool = False
     """The last stage at its full length: a model that began with random weights is trained when it ends."""
+    measure: int | None = None
+    """Steps after which the stage ends without a model: it is only measured. None trains it."""
     checkpoint_steps: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -81,7 +85,7 @@ class StageWork:
         return join_uri(self.output, "model")
 
 
-def run_stage(work: StageWork, device: torch.device, post: Post | None = None) -> None:
+def run_stage(work: StageWork, device: torch.device, post: Post | None = None, calls: Calls | None = None) -> None:
     """Train a stage to its end, from its newest complete checkpoint; nothing is done where it has ended before.
 
     All workers call this together, with an initialised process group where there are several.
@@ -90,16 +94,21 @@ def run_stage(work: StageWork, device: torch.device, post: Post | None = None) -
         work: the stage.
         device: of this worker.
         post: takes each step's values, on the first worker.
+        calls: what this worker hears while it trains.
 
     Raises:
         ConfigError: the model or the data do not fit the stage.
         TrainingStopped: training cannot go on; the same command resumes it.
+        StoppedError: the job was asked to stop, and has saved the step it was in.
     """
+    calls = calls or Calls()
     options = work.storage_options
     marker = read_marker(work.own_model, options)
     if marker is not None and marker.get("identity") == work.identity:
         return
-    run = _Run(work, device, post)
+    if any(everyone(calls.stopping())):
+        raise stopped(work.stage.name, 0, None)
+    run = _Run(work, device, post, calls)
     try:
         run.train()
     finally:
@@ -109,8 +118,8 @@ def run_stage(work: StageWork, device: torch.device, post: Post | None = None) -
 class _Run:
     """A stage while it runs on a worker."""
 
-    def __init__(self, work: StageWork, device: torch.device, post: Post | None) -> None:
-        self.work, self.device, self.post = work, device, post
+    def __init__(self, work: StageWork, device: torch.device, post: Post | None, calls: Calls) -> None:
+        self.work, self.device, self.post, self.calls = work, device, post, calls
         stage = self.stage = work.stage
         rank, world_size = world()
         seed_all(work.seed, work.number)
@@ -171,6 +180,8 @@ class _Run:
             raise ConfigError(
                 f"stage {self.stage.name}: no sample could be used; reasons: {dict(self.cursor.rejected)}"
             )
+        if self.work.measure is not None:
+            return
         self.checkpoints.finish()
         self._upload_metrics()
         marker = {"identity": self.work.identity, "step": self.step, **self._state()}
@@ -191,7 +202,8 @@ class _Run:
             self.meter.close()
 
     def _is_over(self) -> bool:
-        return self.stage.max_steps is not None and self.step >= self.stage.max_steps
+        ends = [steps for steps in (self.stage.max_steps, self.work.measure) if steps is not None]
+        return self.step >= min(ends, default=math.inf)
 
     def _resume(self) -> None:
         if world()[0] == 0:
@@ -234,7 +246,7 @@ class _Run:
         progress, total_steps = self._progress(step)
         factor = rate_at(self.step, progress, self.stage, total_steps)
         rates = set_rates(self.optimizer, factor)
-        losses = self._backward(step, counts)
+        losses, called = self._backward(step, counts)
         norm = grad_norm([parameter for _, parameter in trainable(self.module)], self.stage.max_grad_norm)
         loss = float((losses * self.module.weights().double()).sum())
         self.alarm.check(self.step + 1, loss, norm, step.uids, self.checkpoints.uri)
@@ -242,9 +254,19 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._report(step, losses, loss, norm, rates, (time.perf_counter() - began, waited), told)
-        if self.step % self.work.checkpoint_steps == 0:
+        self._save(*called)
+
+    def _save(self, stop: bool, ask: bool) -> None:
+        """Save where it is time, or where all workers were called on to."""
+        called = (ask and self.calls.news()) or stop
+        if called or self.step % self.work.checkpoint_steps == 0:
             self.checkpoints.save(self.module, self.optimizer, self._state())
             self._upload_metrics()
+        if called:
+            # What comes next may end this process.
+            self.checkpoints.finish()
+        if stop:
+            raise stopped(self.stage.name, self.step, self.checkpoints.uri)
 
     def _upload_metrics(self) -> None:
         """Copy the first worker's lines to an output that is a store."""
@@ -281,8 +303,11 @@ class _Run:
         """Samples that any worker could not decode."""
         return [one for part in everyone(list(step.unreadable)) for one in part] if count else []
 
-    def _backward(self, step: Step, counts: Tensor) -> Tensor:
-        """Run the rounds, gradients summed; returns each loss of the whole step, normalised."""
+    def _backward(self, step: Step, counts: Tensor) -> tuple[Tensor, tuple[bool, bool]]:
+        """Run the rounds, gradients summed; each loss of the whole step, normalised, and what any worker was called on.
+
+        That is asked for here, so late, because a call then still finds the step in which it came.
+        """
         weights = self.module.weights().to(self.device)
         shares = torch.zeros(len(self.module.parts), dtype=torch.float64)
         rows = world()[1] * len(step.rounds)
@@ -298,7 +323,10 @@ class _Run:
             # FSDP divides gradients by the number of workers; the divisors above are the whole step's already.
             (loss * world()[1]).backward()
             shares += row_sums.detach().double().cpu() / divisor
-        return total_of(shares, self.device)
+        calls = torch.tensor([self.calls.stopping(), self.calls.due()], dtype=torch.float64)
+        summed = total_of(torch.cat([shares, calls]), self.device)
+        stop, ask = (summed[len(shares) :] > 0).tolist()
+        return summed[: len(shares)], (stop, ask)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.stage.precision == "float32":

@@ -47,12 +47,12 @@ def test_where_tokens_are_noted_they_say_how_long_it_takes() -> None:
     clock.now += 50
     # 100 rows are made and none of their fragments is done: 30 tokens a row, 3,000 in 50 s
     progress.note(100, 3000)
-    assert progress.line() == "300 of 1,000 images (30.0 %), 3,000 tokens, 60 tokens/s, 0.0 images/s, 5m50s left"
+    assert progress.line() == "300 of 1,000 images (30.0 %), 3,000 tokens, 60 tokens/s, 2.0 images/s, 5m50s left"
     clock.now += 30
     progress.note(200, 9000)
     progress.add(150, rejected=1)
     # the minute before: 6,000 tokens in 30 s; 45 tokens a row, 600 rows left
-    line = "400 of 1,000 images (40.0 %), 9,000 tokens, 200 tokens/s, 1.9 images/s, 2m15s left, 1 rejected"
+    line = "400 of 1,000 images (40.0 %), 9,000 tokens, 200 tokens/s, 2.5 images/s, 2m15s left, 1 rejected"
     assert progress.line() == line
     clock.now += 100
     progress.note(210, 10_000)

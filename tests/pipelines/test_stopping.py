@@ -27,3 +27,14 @@ def test_a_commit_is_finished_first() -> None:
             done.append("committed")
         done.append("went on")
     assert done == ["committed"]
+
+
+def test_a_first_signal_can_be_noted_only_and_a_second_one_raises() -> None:
+    with Stopping() as stopping, stopping.noted():
+        assert not stopping.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.asked
+        with pytest.raises(StoppedError):
+            os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(StoppedError), Stopping():
+        os.kill(os.getpid(), signal.SIGTERM)

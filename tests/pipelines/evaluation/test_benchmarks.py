@@ -276,7 +276,7 @@ def test_the_lean_towards_yes_and_invented_objects_are_reported(tmp_path: Path) 
     found = invented_objects(judged)
     assert found is not None
     # each of two captions names both, and one of them is there
-    assert found[:2] == (0.5, 1.0) and found[2] == {"bus": 1, "dog": 1}
+    assert (found.by_mention, found.by_caption, found.objects) == (0.5, 1.0, {"bus": 1, "dog": 1})
 
 
 @real

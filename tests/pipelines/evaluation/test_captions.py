@@ -8,9 +8,7 @@ import pytest
 from pipelines.evaluation.captions import (
     bleu_counts,
     bleu_scores,
-    chair,
     cider,
-    named_objects,
     rouge_l,
     tokenise,
 )
@@ -81,17 +79,3 @@ def test_cider_punishes_repeating_and_rewards_rare_words() -> None:
     assert right == pytest.approx(10.0)
     assert 0 < repeated < 2
     assert wrong == 0.0
-
-
-def test_objects_are_named_once_with_plurals_and_the_longest_name_first() -> None:
-    names = {"dog": "dog", "hot dog": "hot dog", "bus": "bus", "puppy": "dog"}
-    assert named_objects("Two buses, a puppy and hot dogs; a dog.", names) == ["bus", "dog", "hot dog"]
-    assert named_objects("A dogged man", names) == []
-
-
-def test_chair_counts_objects_and_captions() -> None:
-    names = {one: one for one in ("dog", "cat", "car")}
-    captions = ["a dog, a cat and a car", "a dog", "a tree"]
-    # named: 3 + 1 + 0; not there: cat and car
-    assert chair(captions, [{"dog"}, {"dog", "cat"}, set()], names) == (2 / 4, 1 / 3)
-    assert chair([], [], names) == (0.0, 0.0)

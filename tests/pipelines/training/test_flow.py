@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import math
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -15,11 +18,13 @@ from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
 from llava_core.errors import ConfigError
+from pipelines.errors import StoppedError
 from pipelines.runtime import Node
 from pipelines.training.config import TrainConfig
 from pipelines.training.errors import TrainingStopped
 from pipelines.training.flow import scale, train
 from pipelines.training.job import check_record, settle
+from pipelines.training.plan import plan_stage
 from pipelines.training.recipes import RECIPES
 from pipelines.training.report import stage_html
 from pipelines.training.watch import Alarm
@@ -132,6 +137,66 @@ def test_stages_under_ray_train(folder: Path, tmp_path: Path, ray_session: None)
             check_record(settle(job))
     finally:
         corpus.write_text(text)
+
+
+@pytest.mark.ray
+def test_a_plan_says_what_stages_take_and_writes_nothing(folder: Path, tmp_path: Path, ray_session: None) -> None:
+    said: list[str] = []
+    settings = {"limit_steps": None, "epochs": 10.0, "plan": True, "price_per_hour": 3.0}
+    train(config(folder, tmp_path / "out", stages=("align", "highres"), **settings), said.append)
+    assert not (tmp_path / "out").exists()
+    assert (said[0], said[2]) == ("stage align", "stage highres")
+    for page in (said[1], said[3]):
+        values = {name: value.strip() for name, value in (line.split("  ", 1) for line in page.splitlines())}
+        assert list(values) == ["samples", "steps", "tokens", "tokens/s", "padding", "time", "device-hours", "cost"]
+        # 26 rows ten times over, of which a few are missing or cut; 6 to a step
+        samples = int(values["samples"])
+        assert 220 <= samples < 260
+        assert values["steps"] == f"{math.ceil(samples / 6)}, known from 6"
+        hours, cost = (float(values[name].split()[0].rstrip(",")) for name in ("device-hours", "cost"))
+        assert cost == pytest.approx(3 * hours, rel=0.02)
+    assert "nothing; leave out --plan to start" in said[-1]
+
+
+def test_a_plan_by_hand() -> None:
+    """Two inputs, the second half as often: 20 samples an epoch, one in five unusable; the first two steps are slow."""
+    stage = cases.stage(batch_size=4, epochs=2.0, weights=(1.0, 0.5))
+    slow = {"seconds": 90.0, "tokens_per_s": 1.0, "non_padding": 1.0, "samples": 4, "rejected": 1}
+    steps = [slow, slow | {"samples": 8, "rejected": 2}]
+    steps += [{"seconds": 2.0, "tokens_per_s": 100.0, "non_padding": 0.75, "samples": 12, "rejected": 3}]
+    steps += [{"seconds": 4.0, "tokens_per_s": 100.0, "non_padding": 0.90, "samples": 16, "rejected": 4}]
+    plan = plan_stage(stage, [(5, 5), (20,)], steps)
+    assert (plan.samples, plan.steps, plan.measured) == (32, 8, 2)
+    assert (plan.tokens, plan.tokens_per_s, plan.seconds) == (8 * 300.0, 100.0, 8 * 3.0)
+    assert plan.padding == pytest.approx(1 - (150 + 360) / 600)
+    short = plan_stage(dataclasses.replace(stage, max_steps=3), [(5, 5), (20,)], steps)
+    assert (short.samples, short.steps, short.seconds) == (12, 3, 9.0)
+
+
+@pytest.mark.ray
+def test_a_job_that_is_asked_to_stop_saves_its_step(folder: Path, tmp_path: Path, ray_session: None) -> None:
+    job = config(folder, tmp_path, limit_steps=400, epochs=400.0, num_workers=2, stages=("highres",))
+    asker = threading.Thread(target=ask_to_stop, args=(tmp_path / "highres/metrics.jsonl",))
+    asker.start()
+    with pytest.raises(StoppedError, match="in stage highres, whose step") as found:
+        train(job, lambda _: None)
+    asker.join()
+    (checkpoint,) = (tmp_path / "highres/checkpoints").iterdir()
+    step = int(checkpoint.name.partition("-")[0])
+    assert f"whose step {step} is saved" in str(found.value)
+    assert (checkpoint / "COMPLETE.json").exists()
+    assert step == len((tmp_path / "highres/metrics.jsonl").read_text().splitlines()) < 400
+    assert json.loads((tmp_path / "_run/train.json").read_text())["status"] == "stopped"
+
+
+def ask_to_stop(metrics: Path) -> None:
+    """SIGTERM this process once a stage has made its third step."""
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(0.05)
 
 
 def kill_a_worker(metrics: Path, killed: list[int]) -> None:

@@ -5,6 +5,7 @@ Two workers (gloo, FSDP2), three stages that train different parts, checkpoints 
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def outcome(output: Path) -> dict[str, Any]:
     return found
 
 
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+def assert_same(one: dict[str, Any], other: dict[str, Any], kinds: tuple[str, ...] = ("model", "checkpoint")) -> None:
     for name in RATES:
-        for kind in ("model", "checkpoint"):
+        for kind in kinds:
             mine, theirs = one[name][kind], other[name][kind]
             assert mine.keys() == theirs.keys()
             assert [key for key in mine if not torch.equal(mine[key], theirs[key])] == [], (name, kind)
@@ -94,6 +95,33 @@ def killed_and_resumed(folder: Path, deaths: list[tuple[str, int]], output: Path
 def test_two_kills_change_nothing(folder: Path, in_one_go: dict[str, Any], tmp_path: Path) -> None:
     # within the second stage's second epoch, then between the second stage and the third
     assert_same(killed_and_resumed(folder, [("step", STEPS + 4), ("between", 3)], tmp_path), in_one_go)
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps", "kinds"),
+    [
+        # a step that has no checkpoint of its own
+        (0, (1, 3), ("model", "checkpoint")),
+        # a stage's last step: its checkpoint is one more than the uninterrupted run has
+        (1, (STEPS,), ("model",)),
+        *(pytest.param(n, range(1, STEPS), ("model", "checkpoint"), marks=pytest.mark.slow) for n in range(2, 8)),
+    ],
+)
+def test_sigterm_saves_the_step_it_comes_in_and_changes_nothing(
+    folder: Path, in_one_go: dict[str, Any], tmp_path: Path, seed: int, steps: Sequence[int], kinds: tuple[str, ...]
+) -> None:
+    draw = random.Random(seed)
+    stage, step = draw.randrange(len(RATES)), draw.choice(steps)
+    works = three_stages(folder, tmp_path)
+    # one of two workers hears it, and both stop
+    assert workers.run(works, 2, stop=stage * STEPS + step) == [workers.STOPPED] * 2
+    output = Path(works[stage].output)
+    newest = max((output / "checkpoints").iterdir())
+    assert (newest / "COMPLETE.json").exists() and int(newest.name.partition("-")[0]) == step
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == step
+    assert not Path(works[stage].own_model).exists()
+    assert workers.run(works, 2) == [0, 0]
+    assert_same(outcome(tmp_path), in_one_go, kinds)
 
 
 @pytest.mark.slow

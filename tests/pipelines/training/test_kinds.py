@@ -1,0 +1,191 @@
+"""Stages of other kinds than the plain one: adapters, bfloat16, video and several images, an output that is a store."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlavaNextForConditionalGeneration
+
+from llava_core.checkpoints.load import load_model
+from llava_core.checkpoints.save import save_model
+from llava_core.checkpoints.untrained import byte_tokenizer, fill, untrained_config
+from llava_core.losses import language_loss
+from llava_core.model import model_class
+from pipelines.storage import filesystem
+from pipelines.training.export import fetch_model, read_marker
+from pipelines.training.loader import encode
+from pipelines.training.loop import StageWork, run_stage
+from pipelines.training.stages import LoraConfig, Stage
+from tests.pipelines.training import cases, workers
+from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("kinds")
+    cases.write_model(made)
+    cases.write_corpus(made / "corpus", 24, wrong=False)
+    return made
+
+
+def work_of(folder: Path, output: Path, one: Stage, **settings: Any) -> StageWork:
+    return cases.work(folder / "untrained", [str(folder / "corpus/data.json")], output, one, **settings)
+
+
+def run(work: StageWork) -> list[dict[str, Any]]:
+    """Run a stage alone in this process; its steps' values."""
+    run_stage(work, torch.device("cpu"))
+    return [json.loads(line) for line in Path(work.folder, "metrics.jsonl").read_text().splitlines()]
+
+
+def from_transformers(folder: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint that transformers has loaded, with nothing missing and nothing left."""
+    model, said = LlavaNextForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not said["missing_keys"] and not said["unexpected_keys"] and not said["mismatched_keys"], said
+    return dict(model.state_dict())
+
+
+def test_adapters_train_alone_and_are_merged_into_what_transformers_loads(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra [lora] is not installed")
+    lora = LoraConfig(rank=3, alpha=12, dropout=0.1)
+    rates: dict[Any, float] = {"projector": 2e-3, "language_model": 1e-2}
+    one = cases.stage("instruct", learning_rates=rates, lora=lora, max_steps=4, warmup_ratio=0.0)
+    work = work_of(folder, tmp_path, one, checkpoint_steps=2, export={str(tmp_path / "hf"): "hf"})
+    assert len(run(work)) == 4
+    before, after = (load_file(f"{place}/model.safetensors") for place in (folder / "untrained", work.own_model))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    language = {name for name in moved if name.startswith("language_model.")}
+    assert {name.split(".")[0] for name in moved - language} == {"projector"}
+    # two layers of seven matrices: neither norms, nor embeddings, nor the head
+    assert len(language) == 14 and all(name.endswith("proj.weight") for name in language)
+    for name in language:
+        change = (after[name] - before[name]).double()
+        values = torch.linalg.svdvals(change)
+        # a product of two matrices of three columns, up to the rounding of the sum
+        assert values[2] > 1e-5 and values[3] < 1e-6, (name, values[:5])
+    newest = max((tmp_path / "instruct/checkpoints").iterdir())
+    saved = workers.saved_tensors(newest)
+    assert all("lora_" in name for name in saved if "language_model" in name)
+    assert any("lora_B" in name and value.any() for name, value in saved.items())
+    theirs = from_transformers(tmp_path / "hf")
+    assert not any("lora_" in name for name in theirs)
+    ours = load_model(tmp_path / "hf").state_dict()
+    assert all(torch.equal(ours[name], after[name]) for name in after)
+    merged = next(tensor for name, tensor in theirs.items() if name.endswith("layers.1.mlp.down_proj.weight"))
+    assert torch.equal(merged, after["language_model.model.layers.1.mlp.down_proj.weight"])
+
+
+def test_bfloat16_follows_float32_and_keeps_its_weights(folder: Path, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        one = cases.stage(precision=precision, max_steps=6, warmup_ratio=0.0)
+        work = work_of(folder, tmp_path / precision, one)
+        losses[precision] = [step["loss"] for step in run(work)]
+        tensors = load_file(f"{work.own_model}/model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+        # a master weight moves by less than bfloat16 can say
+        name = "language_model.model.layers.0.self_attn.q_proj.weight"
+        assert not torch.equal(tensors[name], tensors[name].bfloat16().float())
+    plain, half = (torch.tensor(losses[name]) for name in ("float32", "bfloat16"))
+    assert not torch.equal(plain, half)
+    # measured: 0.2 % at most
+    assert ((half - plain).abs() / plain).max() < 0.01, (plain, half)
+    assert half[-1] < half[0] - 0.1
+
+
+def write_video_model(folder: Path) -> Path:
+    """The untrained model as one of the family that sees video."""
+    tokenizer = byte_tokenizer()
+    config = dataclasses.replace(untrained_config(), family="llava_onevision", video_token_id=len(tokenizer))
+    model = model_class(config)(config)
+    fill(model, 0)
+    save_model(model, folder / "video", tokenizer=tokenizer)
+    return folder / "video"
+
+
+def write_mixed(folder: Path, *, frames: int = 3, seed: int = 0) -> str:
+    """Two videos of other lengths, a pair of images, one image, and words alone."""
+    folder.mkdir()
+    rows = []
+    for number, count in enumerate((frames, frames + 2, 2, 1, 0)):
+        names = [f"{number}-{place}.png" for place in range(count)]
+        for place, name in enumerate(names):
+            (folder / name).write_bytes(cases.png(40 + 8 * number, 64, seed=seed + 10 * number + place))
+        said = "<video>\nWhat moves?" if number < 2 else "<image>\n" * count + "What is it?"
+        rows.append({"id": f"m{number}", "conversations": cases.turns(said, f"It is number {number}.")})
+        if names:
+            rows[-1]["image"] = names if count > 1 else names[0]
+    (folder / "data.json").write_text(json.dumps(rows))
+    return str(folder / "data.json")
+
+
+def test_video_frames_and_several_images_have_the_loss_of_samples_run_one_by_one(tmp_path: Path) -> None:
+    model_folder = write_video_model(tmp_path)
+    one = cases.stage(batch_size=5, max_steps=3, epochs=3.0, warmup_ratio=0.0)
+    first = {}
+    for name, seed in (("plain", 0), ("other", 500)):
+        inputs = write_mixed(tmp_path / name, seed=seed)
+        steps = run(cases.work(model_folder, [inputs], tmp_path / f"out-{name}", one))
+        assert [step["samples"] for step in steps] == [5, 10, 15] and steps[-1]["rejected"] == 0
+        assert steps[2]["loss"] < steps[0]["loss"]
+        first[name] = steps[0]["loss"]
+    samples, processor, _ = cases.samples_of(str(tmp_path / "plain/data.json"), model_folder, one)
+    counts = [(sample.num_frames, len(sample.row.sizes)) for sample in samples]
+    assert counts == [(3, 3), (5, 5), (0, 2), (0, 1), (0, 0)]
+    model, total = load_model(model_folder).eval(), sum(sample.num_targets for sample in samples)
+    alone = 0.0
+    with torch.no_grad():
+        for sample in samples:
+            batch = processor.collate([encode(sample, processor, None)], with_labels=True)
+            labels = batch.pop("labels")
+            alone += float(language_loss(model(**batch).logits, labels, num_targets=total))
+    assert first["plain"] == pytest.approx(alone, abs=1e-5)
+    # the pixels matter
+    assert abs(first["plain"] - first["other"]) > 1e-3
+
+
+def test_an_output_in_a_store_is_that_of_a_disk_and_goes_on_from_there(
+    folder: Path, tmp_path: Path, s3_bucket: S3Bucket
+) -> None:
+    one = cases.stage(max_steps=5, epochs=2.0)
+    local = work_of(folder, tmp_path, one, checkpoint_steps=2, export={str(tmp_path / "hf"): "hf"})
+    steps = run(local)
+    exported = f"{s3_bucket.uri}/run/model"
+    remote = dataclasses.replace(
+        local,
+        output=f"{s3_bucket.uri}/run/highres",
+        folder=str(tmp_path / "scratch"),
+        storage_options=s3_bucket.delta_options,
+        export={exported: "hf"},
+    )
+    run(remote)
+    store, root = filesystem(remote.output, s3_bucket.delta_options)
+    names = {path.removeprefix(f"{root}/") for path in store.find(root)}
+    assert {"metrics.jsonl", "model/COMPLETE.json", "model/model.safetensors"} <= names
+    complete = sorted(name.split("/")[1] for name in names if name.endswith("COMPLETE.json") and "checkpoints" in name)
+    assert [name.partition("-")[0] for name in complete] == ["00000002", "00000004"]
+    lines = [json.loads(line) for line in store.cat(f"{root}/metrics.jsonl").decode().splitlines()]
+    assert [line["loss"] for line in lines] == [step["loss"] for step in steps]
+    wanted = load_file(f"{local.own_model}/model.safetensors")
+
+    def check() -> None:
+        tensors = load_file(f"{fetch_model(remote.own_model, s3_bucket.delta_options)}/model.safetensors")
+        assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+
+    check()
+    theirs = from_transformers(fetch_model(exported, s3_bucket.delta_options))
+    assert theirs.keys() == from_transformers(tmp_path / "hf").keys()
+    # without its model, the stage goes on from its newest checkpoint, on a worker that has nothing of it
+    store.rm(f"{root}/model", recursive=True)
+    again = dataclasses.replace(remote, folder=str(tmp_path / "elsewhere"))
+    assert [line["step"] for line in run(again)] == [5]
+    check()
+    marker = read_marker(remote.own_model, s3_bucket.delta_options)
+    assert marker is not None and marker["step"] == 5

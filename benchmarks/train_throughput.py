@@ -1,11 +1,12 @@
 """Training throughput: packed rows of `pipelines.training` against transformers' `Trainer` on padded batches.
 
-Same weights (LlavaNext of about 6 M parameters, tiles of 112 pixels), same samples in every step, same precision (bf16
-autocast), AdamW, all parts training; photos of mixed resolutions and aspect ratios, answers of mixed lengths. The
-vocabulary is small, so that logits, of which we make only those of targets, have the share that they have in a 7B.
-Rates are image and answer tokens a second over whole steps, data loading included; the first step of each run is left
-out. transformers runs its `LlavaNextProcessor` with the PIL image processor, with and without a loader process; the
-better of both counts. Also: the share of non-padding tokens, and how fast loading alone would feed the step.
+Same weights (LlavaNext of about 6 M parameters, tiles of 112 pixels), same samples in every step, same precision
+(bfloat16 autocast where the CPU multiplies it, else float32, since emulated it takes four times as long), AdamW, all
+parts training; photos of mixed resolutions and aspect ratios, answers of mixed lengths. The vocabulary is small, so
+that logits, of which we make only those of targets, have the share that they have in a 7B. Rates are image and answer
+tokens a second over whole steps, data loading included; the first step of each run is left out. transformers runs its
+`LlavaNextProcessor` with the PIL image processor, with and without a loader process; the better of both counts. Also:
+the share of non-padding tokens, and how fast loading alone would feed the step.
 """
 
 import io
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from pipelines.training.loop import StageWork, run_stage
 from pipelines.training.packing import cost_of
 from pipelines.training.samples import Sample, Sampler
 from pipelines.training.sources import index_inputs, open_source
-from pipelines.training.stages import Stage
+from pipelines.training.stages import Part, Stage
 
 TILE, SAMPLES, BATCH, ROUNDS = 112, 64, 8, 2
 TOWER = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 3}
@@ -48,7 +49,9 @@ TEXT = {
     "num_key_value_heads": 4,
     "vocab_size": 320,
 }
-PARTS = ("vision_tower", "projector", "newline", "language_model")
+NATIVE_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+PRECISION: Literal["float32", "bfloat16"] = "bfloat16" if NATIVE_BF16 else "float32"
+PARTS: tuple[Part, ...] = ("vision_tower", "projector", "newline", "language_model")
 
 
 def write_data(folder: Path) -> str:
@@ -67,7 +70,9 @@ def write_data(folder: Path) -> str:
 
 def stage() -> Stage:
     """What both sides train."""
-    return Stage(name="all", learning_rates=dict.fromkeys(PARTS, 1e-4), batch_size=BATCH, row_tokens=4096)
+    return Stage(
+        name="all", learning_rates=dict.fromkeys(PARTS, 1e-4), batch_size=BATCH, row_tokens=4096, precision=PRECISION
+    )
 
 
 def stream(model: Path, data: str) -> tuple[StepStream, LLaVAProcessor]:
@@ -135,7 +140,7 @@ def theirs(model: Path, samples: list[Sample], workers: int, output: Path) -> tu
         num_train_epochs=1,
         learning_rate=1e-4,
         use_cpu=True,
-        bf16=True,
+        bf16=NATIVE_BF16,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
@@ -192,7 +197,7 @@ def main() -> int:
     consumed = (SAMPLES - BATCH) / min(times["ours"])
     wait = sum(line["data_wait"] * line["seconds"] for line in lines) / sum(line["seconds"] for line in lines)
     filled = sum(line["non_padding"] for line in lines) / len(lines)
-    peer = f"transformers {best}, {100 * padding:.0f} % non-padding"
+    peer = f"transformers {best}, {PRECISION}, {100 * padding:.0f} % non-padding"
     claim = "training, image and answer tokens/s on mixed resolutions"
     holds = [
         report(claim, min(times[best]) / min(times["ours"]), "x", ">= 2", peer),

@@ -22,6 +22,9 @@ from pipelines.errors import StalledError
 
 log = logging.getLogger(__name__)
 
+STARTS = 3
+"""Times that Ray is started on this machine before a job gives up."""
+
 _PACKAGES = ("schemas", "llava_core", "pipelines")
 _MEBIBYTE = 2**20
 _LEAST_STORE, _MOST_STORE = 80 * _MEBIBYTE, 2048 * _MEBIBYTE
@@ -159,16 +162,34 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         security.keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
-    with _code_on_path(os.environ), _patience():
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=object_store_bytes or _store_bytes(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    with _code_on_path(os.environ):
+        for left in range(STARTS - 1, -1, -1):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=object_store_bytes or _store_bytes(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+                break
+            except Exception as error:
+                _after_failed_start(error, left)
     log.info("started Ray on this machine")
+
+
+def _after_failed_start(error: Exception, left: int) -> None:
+    """Let Ray be started once more where its own daemon was not up in the time that it allows, which nothing sets."""
+    if "timed out during startup" not in str(error):
+        raise error
+    ray.shutdown()
+    if not left:
+        raise StalledError(
+            f"Ray did not start within its 30 seconds, {STARTS} times, as happens on a machine that is busy with other "
+            "work; nothing was done, and the same command tries again"
+        ) from error
+    log.warning("Ray did not start within its 30 seconds; this machine is busy; started once more")
 
 
 def _join(address: str, policy: security.Policy) -> None:
@@ -188,20 +209,6 @@ def _join(address: str, policy: security.Policy) -> None:
         ray.shutdown()
         raise
     log.info("joined Ray at %s", address)
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Say what a person can do where Ray's own daemon is not up in the time that Ray allows; no setting changes it."""
-    try:
-        yield
-    except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
-        raise StalledError(
-            "Ray did not start within its 30 seconds, as happens on a machine that is busy with other work; nothing "
-            "was done, and the same command tries again"
-        ) from error
 
 
 @contextmanager

@@ -19,16 +19,22 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_machine_too_busy_for_ray_is_said_in_a_line_and_other_errors_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
 
+    starts = []
+
     def fail(**_: object) -> None:
+        starts.append(said)
         raise Exception(said)
 
     monkeypatch.setattr(runtime.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(runtime.ray, "shutdown", lambda: None)
     monkeypatch.setattr(runtime.ray, "init", fail)
     with pytest.raises(StalledError, match="the same command tries again"):
         start_ray("local")
+    assert len(starts) == runtime.STARTS
     said = "no disk"
     with pytest.raises(Exception, match="no disk"):
         start_ray("local")
+    assert len(starts) == runtime.STARTS + 1
 
 
 def test_only_a_job_starts_ray() -> None:
@@ -137,7 +143,7 @@ def test_workers_find_this_project_from_any_folder_and_nothing_is_said(tmp_path:
     for package in ("llava_core", "pipelines", "schemas"):
         (copy / package).mkdir(parents=True)
         (copy / package / "__init__.py").write_text("")
-    used = [f"pipelines/{name}.py" for name in ("__init__", "runtime", "security", "metrics", "errors")]
+    used = [f"pipelines/{name}.py" for name in ("__init__", "runtime", "security", "health", "metrics", "errors")]
     for name in (*used, "llava_core/errors.py"):
         (copy / name).write_text((ROOT / name).read_text())
     (tmp_path / "start.py").write_text(SCRIPT.format(root=str(copy)))

@@ -25,10 +25,10 @@ POINTS = 10
 """Rows of each loss curve."""
 CARD = """# tiny, the embedded model
 
-A LLaVA-NeXT of {millions} million parameters that reads drawn receipts, signs and charts and describes drawn scenes of
-coloured shapes. It is here so that every job runs without a download. On photographs it is out of its depth: it
-answers in the words of drawings, whatever the photograph shows. It knows English questions of the kinds in its training
-and no others, and is of no use beyond trying Tessera out.
+A LLaVA-NeXT of {millions} million parameters that reads drawn receipts, signs and charts, describes drawn scenes of
+coloured shapes, and says whether a statement about boxes of blocks is true. It is here so that every job runs without a
+download. On photographs it is out of its depth: it answers in the words of drawings, whatever the photograph shows. It
+knows English questions of the kinds in its training and no others, and is of no use beyond trying Tessera out.
 
 ## How it came to be
 
@@ -54,7 +54,9 @@ greedy, each question alone; 95 % intervals.
 |---|---|
 {results}
 
-Lines of receipts are laid clear of the edges between tiles; a field that an edge cuts is read less well.
+Lines and values of receipts are laid clear of the edges between tiles; a field that an edge cuts is read less well.
+Chart values are twentieths of their axis, right within one. Statements are as often false as true, so that guessing has
+50 %.
 """
 
 

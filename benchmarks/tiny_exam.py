@@ -82,4 +82,5 @@ class Examiner:
             "scene captions": Figure(*share(self.replies("scene", ("caption",)))),
             "chart values": Figure(*share(self.replies("chart", ("values",)))),
             "yes/no F1": Figure(yes_f1(presence), len(presence)),
+            "statements about boxes": Figure(*share(self.replies("boxes", ("statement",)))),
         }

@@ -4,8 +4,8 @@
 
 Fields of receipts, through all tiles and through the base tile alone; words of signs; captions that name every shape
 with its colour and no other; chart values within 5 % of the axis; yes/no questions about shapes (F1 of "yes", half of
-the questions about absent ones). Every question is asked alone, greedily, by the packed engine. An embedded model that
-says of itself that it is not trained is not examined, unless `--model` names it.
+the questions about absent ones); statements about boxes, true or false. Every question is asked alone, greedily, by the
+packed engine. An embedded model that says of itself that it is not trained is not examined, unless `--model` names it.
 """
 
 import argparse

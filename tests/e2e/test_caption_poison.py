@@ -126,7 +126,9 @@ def test_a_job_that_is_asked_to_stop_commits_and_ends_and_goes_on(tmp_path: Path
         said, _ = driver.communicate(timeout=60)
         took = time.monotonic() - asked
     assert driver.returncode == 1, said
-    assert said.splitlines()[-1].startswith("stopped: asked to stop (SIGTERM)"), said
+    # Ray may have a line of its own to say about the actor that it kills then, but there is no traceback.
+    assert sum(line.startswith("stopped: asked to stop (SIGTERM)") for line in said.splitlines()) == 1, said
+    assert "Traceback" not in said, said
     assert took < 30, said
     rows = DeltaTable(output).to_pyarrow_table()["uid"].to_pylist()
     assert 0 < len(rows) < 45

@@ -41,15 +41,14 @@ def main() -> int:
         print(f"── {name}", flush=True)
         claims, returncode = claims_of(name)
         rows += claims
-        # A benchmark whose claim does not hold ends with 1 as well, and has printed it.
-        if returncode and not any(claim["holds"] is False for claim in claims):
+        if returncode:
             failed.append(name)
     print("\n| claim | value | bar | holds | against |\n|---|---|---|---|---|")
     for row in rows:
         holds = {True: "yes", False: "**no**", None: "not measured here"}[row["holds"]]
         print(f"| {row['claim']} | {row['value']} {row['unit']} | {row['bar']} | {holds} | {row['peer']} |")
     for name in failed:
-        print(f"{name} did not run to its end", file=sys.stderr)
+        print(f"{name} did not run to its end, or a claim of its does not hold", file=sys.stderr)
     return int(bool(failed) or any(row["holds"] is False for row in rows))
 
 

@@ -25,10 +25,11 @@ POINTS = 10
 """Rows of each loss curve."""
 CARD = """# tiny, the embedded model
 
-A LLaVA-NeXT of {millions} million parameters that reads drawn receipts, signs and charts, describes drawn scenes of
-coloured shapes, and says whether a statement about boxes of blocks is true. It is here so that every job runs without a
-download. On photographs it is out of its depth: it answers in the words of drawings, whatever the photograph shows. It
-knows English questions of the kinds in its training and no others, and is of no use beyond trying Tessera out.
+A LLaVA-NeXT of {millions} million parameters, trained to read drawn receipts, signs and charts, to describe drawn
+scenes of coloured shapes and to tell whether a statement about boxes of blocks is true; how well it does stands below.
+It is here so that every job runs without a download. On photographs it is out of its depth: it answers in the words of
+drawings, whatever the photograph shows. It knows English questions of the kinds in its training and no others, and is
+of no use beyond trying Tessera out.
 
 ## How it came to be
 

@@ -1,6 +1,6 @@
 """Rows of a plan: where each is to be read from, held packed, because a plan of millions of files stays in memory.
 
-    RowRef, … ─ pack_rows ─▶ RowRefs (about 30 bytes a row; a `RowRef` with its strings has 1,000) ─ [index] ─▶ RowRef
+    RowRef, … ─ pack_rows ─▶ RowRefs (less than 30 bytes a row) ─ [index] ─▶ RowRef
 
 What this does *not* do: know formats or fragments (`fragments`).
 """

@@ -3,6 +3,7 @@
 What this does *not* do: draw (`boxes`).
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def _quantity(draw: Random, count: int) -> tuple[str, str, bool]:
     """
     number = max(1, count + draw.choice((-1, 0, 0, 1)))
     kind = draw.choice(("exactly", "exactly", "", "at least"))
-    word = NUMBERS[min(number, 8)] if draw.random() < 0.5 else str(number)
+    in_words = draw.random() < 0.5 and number < len(NUMBERS)
+    word = NUMBERS[number] if in_words else str(number)
     holds = count >= number if kind == "at least" else count == number
     return f"{kind} {word}".strip(), "is" if number == 1 else "are", holds
 
@@ -124,13 +126,13 @@ def _whole_tower(draw: Random, boxes: Boxes) -> Statement:
     return draw.choice((f"There is a {colour} tower.", f"There is a tower with only {colour} blocks.")), holds
 
 
-def _count(draw: Random, boxes: Boxes) -> Statement:
+def _count(draw: Random, boxes: Boxes, *, towers: bool) -> Statement:
     """There are 2 blue triangles."""
     colour, shape = draw.choice(COLOURS), draw.choice((*SHAPES, ""))
-    towers = all(item.shape == "square" and item.x == 40 for box in boxes for item in box)
+    if towers:
+        shape = ""
     noun = "block" if towers else shape or "item"
-    kept = shape if not towers else ""
-    count = sum(item.colour == colour and kept in ("", item.shape) for box in boxes for item in box)
+    count = sum(item.colour == colour and shape in ("", item.shape) for box in boxes for item in box)
     many, verb, holds = _quantity(draw, count)
     return f"There {verb} {many} {colour} {_plural(noun, verb)}", holds
 
@@ -172,5 +174,6 @@ def _box_colours(draw: Random, boxes: Boxes) -> Statement:
 
 
 _Maker = Callable[[Random, Boxes], Statement]
-_OF_TOWERS: tuple[_Maker, ...] = (_end_of_tower, _end_of_tower, _blocks_of_tower, _over, _whole_tower, _count)
-_OF_ITEMS: tuple[_Maker, ...] = (_exists, _exists, _count, _box_count, _box_count, _box_colours)
+_count_blocks, _count_items = (functools.partial(_count, towers=towers) for towers in (True, False))
+_OF_TOWERS: tuple[_Maker, ...] = (_end_of_tower, _end_of_tower, _blocks_of_tower, _over, _whole_tower, _count_blocks)
+_OF_ITEMS: tuple[_Maker, ...] = (_exists, _exists, _count_items, _box_count, _box_count, _box_colours)

@@ -66,6 +66,19 @@ def test_statements_hold_or_not_as_one_sees() -> None:
         assert {sentence: said.get(sentence) for sentence in expected} == expected
 
 
+def test_a_count_beyond_the_numbers_in_words_is_said_in_digits() -> None:
+    """Ten black circles: no statement about "eight" of them may hold, in words or digits, but "at least" ones."""
+    boxes = [[Item("circle", "black", 20 * place, 40, 10) for place in range(5)] for _ in range(2)] + [[]]
+    draw = Random(4)
+    said = dict(statement_about(draw, boxes, towers=False) for _ in range(20_000))
+    assert said["There are exactly 10 black circles"] and said["There are 10 black items"]
+    assert said["There are at least 9 black circles"] and not said["There are 9 black circles"]
+    assert not any(
+        holds for sentence, holds in said.items() if "are eight black" in sentence or "exactly eight" in sentence
+    )
+    assert not any("at least eight black" in sentence for sentence in said)
+
+
 def test_as_many_statements_are_false_as_true_and_some_have_the_suffix() -> None:
     turns = [turn for index in range(300) for turn in draw_one(index, DrawnConfig(seed=2), "boxes").turns]
     asked = [turn for turn in turns if turn.task == "statement"]

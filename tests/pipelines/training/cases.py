@@ -43,6 +43,13 @@ def turns(*texts: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
 
 
+def write_both(folder: Path, num_rows: int, *, wrong: bool = True) -> Path:
+    """Write the model, and a corpus in `corpus` below it; see `write_corpus`."""
+    write_model(folder)
+    write_corpus(folder / "corpus", num_rows, wrong=wrong)
+    return folder
+
+
 def write_corpus(folder: Path, count: int = 40, *, wrong: bool = True) -> str:
     """LLaVA JSON: each seventh sample has no image, each eleventh two; with `wrong`, one is missing and one cut."""
     folder.mkdir(parents=True, exist_ok=True)

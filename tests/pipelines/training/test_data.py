@@ -29,10 +29,7 @@ COST = Cost(per_tile=100.0, per_token=1.0, per_pair=0.0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("data")
-    cases.write_model(made)
-    cases.write_corpus(made / "corpus", 24)
-    return made
+    return cases.write_both(tmp_path_factory.mktemp("data"), 24)
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("distributed")
-    cases.write_model(made)
-    cases.write_corpus(made / "corpus", 24)
-    return made
+    return cases.write_both(tmp_path_factory.mktemp("distributed"), 24)
 
 
 def losses(output: Path) -> list[float]:

@@ -33,10 +33,7 @@ from tests.pipelines.training import cases
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("flow")
-    cases.write_model(made)
-    cases.write_corpus(made / "corpus", 24)
-    return made
+    return cases.write_both(tmp_path_factory.mktemp("flow"), 24)
 
 
 def config(folder: Path, output: Path, **settings: Any) -> TrainConfig:

@@ -28,10 +28,7 @@ __all__ = ["s3_bucket", "s3_server"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("kinds")
-    cases.write_model(made)
-    cases.write_corpus(made / "corpus", 24, wrong=False)
-    return made
+    return cases.write_both(tmp_path_factory.mktemp("kinds"), 24, wrong=False)
 
 
 def work_of(folder: Path, output: Path, one: Stage, **settings: Any) -> StageWork:

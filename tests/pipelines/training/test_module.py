@@ -24,10 +24,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("module")
-    cases.write_model(made)
-    cases.write_corpus(made / "corpus", 24, wrong=False)
-    return made
+    return cases.write_both(tmp_path_factory.mktemp("module"), 24, wrong=False)
 
 
 def setting(folder: Path, one: Stage) -> tuple[list[Sample], LLaVANeXT, list[MicroBatch]]:

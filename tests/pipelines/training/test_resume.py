@@ -22,10 +22,7 @@ RATES = {"align": ("projector", "newline"), "instruct": ("projector", "language_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("resume")
-    cases.write_model(made)
-    cases.write_corpus(made / "corpus", 18)
-    return made
+    return cases.write_both(tmp_path_factory.mktemp("resume"), 18)
 
 
 def three_stages(folder: Path, output: Path) -> list[StageWork]:

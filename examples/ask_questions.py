@@ -11,8 +11,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
 import tyro
-from deltalake import DeltaTable
 
 from pipelines import cli
 from pipelines.inference.answer_config import AnswerConfig
@@ -43,7 +43,7 @@ def main(photos: str, answers: Path, model: str = "tiny", max_new_tokens: int = 
     code = cli.run(lambda: run_job(config, say))
     if code == 0:
         columns = ["question_id", "answer", "answer_valid", "error"]
-        rows = DeltaTable(answers).to_pyarrow_table(columns=columns).to_pylist()
+        rows = pl.read_delta(str(answers), columns=columns).to_dicts()
         for question in QUESTIONS:
             mine = [row for row in rows if row["question_id"] == question["question_id"]]
             tally = Counter(row["error"] or (row["answer"] if row["answer_valid"] else "unclear") for row in mine)

@@ -9,8 +9,8 @@ import functools
 import sys
 from collections import Counter
 
+import polars as pl
 import tyro
-from deltalake import DeltaTable
 
 from pipelines import cli
 from pipelines.inference.config import CaptionConfig
@@ -31,8 +31,8 @@ def main(photos: str, captions: str, model: str = "tiny", max_new_tokens: int = 
     config = CaptionConfig(input=(photos,), output=captions, model=model, max_new_tokens=max_new_tokens)
     code = cli.run(lambda: run_job(config, say))
     if code == 0:
-        table = DeltaTable(captions, storage_options=storage_options(captions))
-        rows = table.to_pyarrow_table(columns=["uri", "text", "error"]).to_pylist()
+        table = pl.read_delta(captions, columns=["uri", "text", "error"], storage_options=storage_options(captions))
+        rows = table.to_dicts()
         for row in [row for row in rows if row["error"] is None][:3]:
             say(f"{row['uri']}: {row['text']!r}")
         say(f"rejected: {dict(Counter(row['error'] for row in rows if row['error']))}")

@@ -10,8 +10,8 @@ import functools
 import sys
 from collections import Counter
 
+import polars as pl
 import tyro
-from deltalake import DeltaTable
 
 from pipelines import cli
 from pipelines.curation.config import CurateConfig
@@ -33,7 +33,7 @@ def main(corpus: str, curated: str, min_blur: float = 150.0) -> int:
         code = cli.run(lambda now=wanted: curate_corpus(now, say))  # type: ignore[misc]
         if code:
             return code
-        rows = DeltaTable(f"{curated}/selection").to_pyarrow_table(columns=["error"]).to_pylist()
+        rows = pl.read_delta(f"{curated}/selection", columns=["error"]).to_dicts()
         dropped = Counter(row["error"] for row in rows if row["error"])
         say(f"kept {len(rows) - dropped.total()} of {len(rows)}; dropped {dict(sorted(dropped.items()))}")
     return 0

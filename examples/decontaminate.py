@@ -8,8 +8,8 @@ The how-to is `docs/how-to/decontaminate.md`.
 import functools
 import sys
 
+import polars as pl
 import tyro
-from deltalake import DeltaTable
 
 from pipelines import cli
 from pipelines.curation.config import CurateConfig
@@ -29,9 +29,9 @@ def main(corpus: str, evaluation: str, curated: str) -> int:
     code = cli.run(lambda: curate_corpus(config, say))
     if code == 0:
         columns = ["uid", "uri", "error", "error_detail"]
-        rows = DeltaTable(f"{curated}/selection").to_pyarrow_table(columns=columns).to_pylist()
+        rows = pl.read_delta(f"{curated}/selection", columns=columns).to_dicts()
         found = {row["uid"]: row["uri"] for row in rows if row["error"] == "CONTAMINATED"}
-        clusters = DeltaTable(f"{curated}/clusters").to_pyarrow_table(columns=["uid", "kind", "distance"]).to_pylist()
+        clusters = pl.read_delta(f"{curated}/clusters", columns=["uid", "kind", "distance"]).to_dicts()
         for row in sorted((row for row in clusters if row["uid"] in found), key=lambda row: found[row["uid"]]):
             say(f"{found[row['uid']]}: {row['kind']}, {row['distance']:.0f} bits")
         say(f"{len(found)} of {len(rows)} rows show an evaluation image")

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import tyro
-from deltalake import DeltaTable
 
 from pipelines.synthetic.drawn import DrawnConfig, write_drawn
 
@@ -49,7 +49,7 @@ def rows(captions: Path) -> tuple[int, int, int]:
     """Rows, different rows, and rejected rows of the table."""
     if not (captions / "_delta_log").is_dir():
         return 0, 0, 0
-    table = DeltaTable(captions).to_pyarrow_table(columns=["uid", "status"]).to_pylist()
+    table = pl.read_delta(str(captions), columns=["uid", "status"]).to_dicts()
     return len(table), len({row["uid"] for row in table}), sum(row["status"] == "rejected" for row in table)
 
 

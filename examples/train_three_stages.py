@@ -33,7 +33,7 @@ def main(data: str, trained: Path, model: str = "tiny", limit_steps: int | None 
     )
     code = cli.run(lambda: train(config, say))
     if code == 0:
-        for stage in config.plan:
+        for stage in config.chosen:
             lines = [json.loads(line) for line in (trained / stage.name / "metrics.jsonl").read_text().splitlines()]
             say(f"{stage.name}: {len(lines)} steps, loss {lines[0]['loss']:.3f} to {lines[-1]['loss']:.3f}")
         say(f"the model is in {trained / 'model'}")

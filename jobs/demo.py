@@ -9,7 +9,7 @@ import functools
 import sys
 from pathlib import Path
 
-from deltalake import DeltaTable
+import polars as pl
 
 from pipelines import cli
 from pipelines.inference import recipes
@@ -31,9 +31,9 @@ def main() -> int:
             (folder / name).write_bytes(data)
     config = recipes.demo(images=str(folder), output=str(ROOT / "captions"))
     code = cli.run(lambda: run_job(config, say))
-    captions = DeltaTable(ROOT / "captions").to_pyarrow_table(columns=["uri", "text"], filters=[("status", "=", "ok")])
-    for row in captions.sort_by("uri").to_pylist():
-        if Path(row["uri"]).name in drawn:
+    captions = pl.read_delta(str(ROOT / "captions"), columns=["uri", "text", "status"]).sort("uri")
+    for row in captions.to_dicts():
+        if row["status"] == "ok" and Path(row["uri"]).name in drawn:
             say(f"{Path(row['uri']).name:14} {' '.join(row['text'].split())}")
     return code
 

@@ -1,6 +1,6 @@
 """Writes a checkpoint of any layout in another one.
 
-    python jobs/export_checkpoint.py --model llava-hf/llava-v1.6-mistral-7b-hf --output out/original --layout original
+python jobs/export_checkpoint.py --model llava-hf/llava-v1.6-mistral-7b-hf --output out/original --layout original
 """
 
 import logging

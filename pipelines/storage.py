@@ -57,6 +57,16 @@ def local_path(uri: str) -> Path:
     return Path(uri.partition("://")[2] if "://" in uri else uri).absolute()
 
 
+def absolute_uri(uri: str) -> str:
+    """Return what a worker in another folder finds the same place by.
+
+    Example:
+        >>> absolute_uri("s3://bucket/corpus/"), absolute_uri("/data/corpus/")
+        ('s3://bucket/corpus', '/data/corpus')
+    """
+    return str(local_path(uri)) if is_local(uri) else uri.rstrip("/")
+
+
 def join_uri(uri: str, *parts: str) -> str:
     """Append parts to a URI, with one slash between.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llava_core.checkpoints.export import export_checkpoint as export_checkpoint
+    from llava_core.checkpoints.hub import findable_name as findable_name
     from llava_core.checkpoints.hub import resolve_model as resolve_model
     from llava_core.checkpoints.layouts import Layout as Layout
     from llava_core.checkpoints.load import load_model as load_model
@@ -30,6 +31,7 @@ _HOME = {
     "load_model": "load",
     "load_tokenizer": "vocabulary",
     "read_config": "settings",
+    "findable_name": "hub",
     "resolve_model": "hub",
     "revision": "settings",
     "save_model": "save",

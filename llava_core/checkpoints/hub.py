@@ -47,6 +47,26 @@ def resolve_model(name_or_path: str | Path, *, revision: str | None = None, allo
     return _download(repository, revision or named or None, allow_bin)
 
 
+def findable_name(name: str, folder: Path) -> str:
+    """What a worker, in another folder or on another machine, finds the same checkpoint by.
+
+    Args:
+        name: that `resolve_model` was given.
+        folder: that it returned.
+
+    Returns:
+        "tiny"; the absolute path of a local folder; `owner/model@commit` of the files that the hub gave, so that a
+        branch that moves meanwhile changes nothing.
+
+    Example:
+        >>> findable_name("owner/model@main", Path("/cache/models--owner--model/snapshots/4f8a"))
+        'owner/model@4f8a'
+    """
+    if name == EMBEDDED:
+        return name
+    return str(folder.absolute()) if Path(name).is_dir() else f"{name.partition('@')[0]}@{folder.name}"
+
+
 def _download(repository: str, revision: str | None, allow_bin: bool) -> Path:
     from huggingface_hub import snapshot_download  # brings a web client, which local folders never need
 

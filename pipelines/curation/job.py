@@ -24,7 +24,7 @@ from pipelines.curation.shard_stage import ShardSpec, shard_run
 from pipelines.curation.text_measures import read_words
 from pipelines.fragments import Fragment, total_rows
 from pipelines.sandbox import SandboxSettings
-from pipelines.storage import corpus_options, exists, is_local, join_uri, local_path, storage_options
+from pipelines.storage import absolute_uri, corpus_options, exists, is_local, join_uri, storage_options
 from pipelines.tables import open_table
 
 _PASSING = (
@@ -107,7 +107,7 @@ def freeze(config: CurateConfig) -> CurateJob:
         ConfigError: an input or a setting is wrong.
         CheckpointRefused: the model is not there, or cannot be trusted.
     """
-    output = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
+    output = absolute_uri(config.output)
     options = next((found for uri in (output, *config.input) if (found := storage_options(uri))), {})
     model, tokenizer = find_model(config.model, config.model_revision)
     words = read_words(config.flagged_words, options) if config.flagged_words else frozenset()
@@ -182,7 +182,7 @@ def _plan(inputs: Sequence[str], config: CurateConfig, options: dict[str, str], 
 def _split_references(against: Sequence[str], options: dict[str, str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Evaluation images that are a corpus, and those that are a table with hashes."""
     folders, ready = [], []
-    for uri in against:
+    for uri in map(absolute_uri, against):
         if not exists(join_uri(uri, "_delta_log"), options):
             folders.append(uri)
             continue

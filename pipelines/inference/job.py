@@ -7,9 +7,8 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from llava_core.checkpoints import detect_layout, read_config, resolve_model, revision
+from llava_core.checkpoints import detect_layout, findable_name, read_config, resolve_model, revision
 from llava_core.config import ModelConfig, plan_tiles
 from llava_core.engine import check_engine
 from llava_core.errors import ConfigError
@@ -125,7 +124,7 @@ def freeze(config: InferenceConfig) -> InferenceJob:
     spec = StageSpec(
         settings=dataclasses.replace(settings, run_id=name_run(settings, inquiry, config)),
         inquiry=inquiry,
-        model=_findable(config.model, folder),
+        model=findable_name(config.model, folder),
         dtype=config.dtype,
         quantize=config.quantize,
         engine=config.engine,
@@ -231,13 +230,3 @@ def _storage_options(config: InferenceConfig, inquiry: Inquiry, table_uri: str) 
     """Of the first input or output that needs any: one set of keys reaches all stores of a job."""
     uris = (table_uri, *config.input, *inquiry.sources)
     return next((found for uri in uris if (found := storage_options(uri))), {})
-
-
-def _findable(model: str, folder: Path) -> str:
-    """What a worker on another machine finds the same checkpoint by."""
-    if model == "tiny":
-        return model
-    if Path(model).is_dir():
-        return str(folder.absolute())
-    # a download's folder is named by its commit, so a branch that moves meanwhile changes nothing
-    return f"{model.partition('@')[0]}@{folder.name}"

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_core.checkpoints import read_config, resolve_model, revision
+from llava_core.checkpoints import findable_name, read_config, resolve_model, revision
 from llava_core.errors import ConfigError
 from pipelines import record
-from pipelines.storage import filesystem, is_local, join_uri, local_path, read_json, storage_options
+from pipelines.storage import absolute_uri, filesystem, join_uri, read_json, storage_options
 from pipelines.training.config import TrainConfig
 from pipelines.training.export import fetch_model, read_marker
 from pipelines.training.loop import StageWork
@@ -69,7 +69,7 @@ def settle(config: TrainConfig) -> TrainJob:
         ConfigError: an input or a setting is wrong.
         CheckpointRefused: the model is not there, or cannot be trusted.
     """
-    output = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
+    output = absolute_uri(config.output)
     uris = [output, config.start, *config.input]
     options = next((found for uri in uris if (found := storage_options(uri))), {})
     start, identity = _beginning(config, options)
@@ -120,7 +120,7 @@ def _beginning(config: TrainConfig, options: dict[str, str]) -> tuple[str, str]:
     folder = resolve_model(start)
     if read_config(folder).text is None:
         raise ConfigError(f"{config.start} has no language model; training needs one")
-    return str(folder), revision(folder)
+    return config.start if "://" in config.start else findable_name(config.start, folder), revision(folder)
 
 
 def _index(inputs: Sequence[str], known: dict[str, SourceIndex], limit: int | None) -> tuple[SourceIndex, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from llava_core.errors import ConfigError
 from pipelines.cli import parse
@@ -70,6 +71,15 @@ def test_a_recipe_keeps_what_is_not_changed(tmp_path: Path) -> None:
     assert (changed.rules.min_side, changed.rules.max_aspect) == (100, 3)
     assert not changed.balance.active
     assert config(tmp_path, balance=BalanceConfig(total=7)).select.balance.total == 7
+
+
+def test_workers_in_another_folder_find_a_relative_table_of_evaluation_images(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"uid": "e", "status": "ok", "run_id": "r", "content_hash": b"c", "pixel_hash": b"p", "phash": 1}
+    write_deltalake(tmp_path / "hashes", pa.Table.from_pylist([row]), partition_by=["status"])
+    monkeypatch.chdir(tmp_path)
+    assert freeze(config(corpus, against=("hashes",))).reference_tables == ((str(tmp_path / "hashes"), "r"),)
 
 
 PROBED: list[dict[str, Any]] = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_core.checkpoints import load_model, read_config
+from llava_core.checkpoints import load_model, read_config, resolve_model
 from llava_core.checkpoints.fresh import new_model
 from llava_core.engine import PackedEngine, Request, SamplingConfig
 from llava_core.processor import LLaVAProcessor
@@ -37,6 +37,13 @@ def test_the_recipe_brings_its_data_and_beginning_and_its_own_layout(tmp_path: P
     part = settle(TrainConfig(recipe="tiny", output=str(tmp_path), stages=("see", "align")))
     assert [work.ends_recipe for work in (*job.works, *part.works)] == [False] * 6
     assert [work.ends_recipe for work in whole.works] == [False, False, False, True]
+
+
+def test_workers_in_another_folder_find_a_relative_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").symlink_to(resolve_model("tiny"))
+    monkeypatch.chdir(tmp_path)
+    job = settle(TrainConfig(recipe="tiny", output=str(tmp_path / "out"), model="models", limit_steps=2))
+    assert job.works[0].model == str(tmp_path / "models")
 
 
 @pytest.mark.slow

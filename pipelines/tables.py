@@ -15,12 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from llava_core.errors import ConfigError
 from pipelines.errors import ConflictError, TableError
@@ -63,6 +67,18 @@ def open_table(table_uri: str, storage_options: StorageOptions | None = None) ->
         return DeltaTable(_delta_uri(table_uri), storage_options=options or None)
     except TableNotFoundError:
         return None
+
+
+def dataset(table: DeltaTable) -> ds.Dataset:
+    """The rows of a table's snapshot, to be scanned.
+
+    Arrow's own file system reads local files: through Delta's, which is Python, a thread that still lets go of a file
+    when the interpreter ends aborts it (Python 3.11; https://github.com/apache/arrow/issues/34314).
+    """
+    uri = urlsplit(table.table_uri)
+    local = SubTreeFileSystem(url2pathname(uri.path), LocalFileSystem()) if uri.scheme == "file" else None
+    rows: ds.Dataset = table.to_pyarrow_dataset(filesystem=local)
+    return rows
 
 
 def create_table(table_uri: str, schema: pa.Schema, *, storage_options: StorageOptions | None = None) -> DeltaTable:

@@ -23,7 +23,7 @@ from pipelines.curation.rules import RulesConfig, active_rules, unmeasured
 from pipelines.curation.select import NO_OVERRIDES, SelectConfig, count_reasons, score_columns, select_rows
 from pipelines.parts import write_fragment
 from pipelines.storage import StorageOptions, filesystem, is_local, join_uri
-from pipelines.tables import CommitReport, open_table
+from pipelines.tables import CommitReport, dataset, open_table
 from pipelines.upkeep import replace_table
 from schemas.cluster import CLUSTER
 from schemas.selection import SELECTION, DropReason
@@ -195,7 +195,7 @@ def read_selection(
         return None
     if version is not None:
         table.load_as_version(version)
-    rows = pa.table(table.to_pyarrow_dataset().to_table(columns=SELECTION.names))
+    rows = pa.table(dataset(table).to_table(columns=SELECTION.names))
     return rows.cast(SELECTION).sort_by("uid")
 
 
@@ -205,7 +205,7 @@ def selection_counts(selection_uri: str, storage_options: StorageOptions | None 
     Raises:
         ConfigError: no table is there.
     """
-    rows = _open(selection_uri, storage_options).to_pyarrow_dataset().to_table(columns=["error"])
+    rows = dataset(_open(selection_uri, storage_options)).to_table(columns=["error"])
     return count_reasons(pa.table(rows))
 
 

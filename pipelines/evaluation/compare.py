@@ -20,7 +20,7 @@ from pipelines.evaluation.statistics import Difference, compare
 from pipelines.evaluation.totals import tally
 from pipelines.page import counts, heading, page, table
 from pipelines.storage import exists, is_local, join_uri, local_path, read_json, write_bytes, write_json
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
 
 MOST_FLIPPED = 200
 
@@ -84,7 +84,7 @@ def read_judged(uri: str) -> list[Judged]:
     opened = open_table(uri)
     if opened is None:
         raise ConfigError(f"--compare: no table of scores at {uri}")
-    rows = opened.to_pyarrow_dataset().to_table().sort_by("place").to_pylist()
+    rows = dataset(opened).to_table().sort_by("place").to_pylist()
     return [_judged(row) for row in rows if row["values"] is not None]
 
 

@@ -36,7 +36,7 @@ from pipelines.evaluation.scoring import (
 from pipelines.evaluation.sources import Source
 from pipelines.parts import write_fragment
 from pipelines.storage import exists, join_uri, read_bytes, write_bytes
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
 from schemas.result import RESULT, ResultReason
 
 VERSION = 1
@@ -190,7 +190,7 @@ def _replies(
     wanted = ds.field("run_id") == done.run_id
     columns = ["question_id", "text", "error", "error_detail", "model", "model_revision"]
     asked = {item.item_id for item in items}
-    rows = table.to_pyarrow_dataset().to_table(columns=columns, filter=wanted).to_pylist()
+    rows = dataset(table).to_table(columns=columns, filter=wanted).to_pylist()
     tiles = "all" if config.max_tiles is None else f"at most {config.max_tiles}"
     facts = {
         "model": rows[0]["model"] if rows else config.model,

@@ -18,7 +18,7 @@ from pipelines.inference.stage import StageSpec
 from pipelines.inference.thumbnails import read_thumbnails
 from pipelines.inference.work import Work, total_rows
 from pipelines.storage import write_bytes
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
 
 MAX_REPLIES, MAX_REJECTIONS = 200, 100
 MAX_FRAGMENTS = 25
@@ -78,7 +78,7 @@ def _rows(spec: StageSpec, status: str, columns: list[str], fragments: set[str])
         return
     mine = (ds.field("run_id") == spec.settings.run_id) & (ds.field("status") == status)
     wanted = mine & ds.field("fragment_id").isin(sorted(fragments))
-    for batch in table.to_pyarrow_dataset().to_batches(columns=columns, filter=wanted):
+    for batch in dataset(table).to_batches(columns=columns, filter=wanted):
         yield from batch.to_pylist()
 
 

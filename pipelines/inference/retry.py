@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 
 from pipelines.inference.job import InferenceJob
 from pipelines.inference.work import Work
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
 
 
 def rejected_works(job: InferenceJob) -> list[Work]:
@@ -24,7 +24,7 @@ def rejected_works(job: InferenceJob) -> list[Work]:
     columns = ["uid", "fragment_id", *(["question_id"] if has_questions else [])]
     wanted = (ds.field("run_id") == job.run_id) & (ds.field("status") == "rejected")
     found: dict[str, list[tuple[str, str]]] = {}
-    for batch in table.to_pyarrow_dataset().to_batches(columns=columns, filter=wanted):
+    for batch in dataset(table).to_batches(columns=columns, filter=wanted):
         for row in batch.to_pylist():
             found.setdefault(row["fragment_id"], []).append((row["uid"], row.get("question_id", "")))
     return [narrowed(work, found[work.work_id]) for work in job.works if work.work_id in found]

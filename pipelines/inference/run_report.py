@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from pipelines import accounts
 from pipelines.inference.faults import Fault, faults_of
 from pipelines.inference.stage import StageSpec
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
 
 SHOWN_FAULTS, SHOWN_UNSURE, SHOWN_REJECTED = 8, 12, 8
 """Replies shown of each fault, replies of lowest confidence, rejected rows of each reason."""
@@ -214,7 +214,7 @@ def median(counted: Mapping[int, int]) -> int:
 def _rows(table: DeltaTable, spec: StageSpec, status: str, columns: list[str], works: Sequence[str]) -> Iterator[Row]:
     wanted = (ds.field("run_id") == spec.settings.run_id) & (ds.field("status") == status)
     wanted = wanted & ds.field("fragment_id").isin(list(works))
-    for batch in table.to_pyarrow_dataset().to_batches(columns=columns, filter=wanted):
+    for batch in dataset(table).to_batches(columns=columns, filter=wanted):
         yield from batch.to_pylist()
 
 

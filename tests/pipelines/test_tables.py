@@ -1,5 +1,7 @@
 """Commits: every fragment in a table exactly once, whatever the order, and readable by others."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -158,3 +160,19 @@ def test_a_schema_that_delta_would_change_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the columns run_id"):
         create_table(str(tmp_path), SCHEMA.remove(SCHEMA.get_field_index("run_id")))
     assert list(tmp_path.iterdir()) == []
+
+
+READ_AND_LEAVE = """
+import sys
+from pipelines.tables import dataset, open_table
+print(dataset(open_table(sys.argv[1])).to_table().num_rows, flush=True)
+"""
+
+
+def test_a_program_that_reads_a_table_and_leaves_ends_well(tmp_path: Path) -> None:
+    """Through Delta's own file system about every second one is aborted."""
+    uri = str(tmp_path / "a table, 50% of it")
+    commit(uri, [write(uri, "a", 20, 20), write(uri, "b", 20, 20)], run_id="run", schema=SCHEMA)
+    for _ in range(8):
+        done = subprocess.run([sys.executable, "-c", READ_AND_LEAVE, uri], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "80\n"), done.stderr

@@ -34,7 +34,7 @@ def corpus_files(count: int = 37) -> dict[str, bytes]:
     folders = ("", "a/", "b/c/")
     good = {
         f"{folders[number % 3]}{number:02d}.{'png' if number % 5 == 0 else 'jpg'}": photo(
-            20 + 3 * number, 90 - 2 * number, seed=number, encoding="PNG" if number % 5 == 0 else "JPEG"
+            20 + 3 * number, 90 - 2 * (number % 40), seed=number, encoding="PNG" if number % 5 == 0 else "JPEG"
         )
         for number in range(count)
     }

@@ -19,7 +19,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from tests.e2e.caption_cases import corpus_files, driver_environment, write_corpus
-from tests.e2e.processes import finished, session, started
+from tests.e2e.processes import end_session, finished, session, started
 from tests.fault_proxy import FaultProxy, faulty
 from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
 
@@ -136,7 +136,9 @@ def kill_again_and_again(photos: Path, output: Output, choose: Callable[[int], l
                     if targets:
                         os.kill(chance.choice(targets), signal.SIGKILL)
                         seen, killed = now, killed + 1
-            said, _ = driver.communicate()
+            # what outlives a killed driver holds its output open
+            end_session(driver.pid)
+            said, _ = driver.communicate(timeout=60)
         if driver.returncode == 0:
             assert "rows in      80" in said
             return killed

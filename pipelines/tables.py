@@ -29,7 +29,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from llava_core.errors import ConfigError
 from pipelines.errors import ConflictError, TableError
 from pipelines.parts import Receipt
-from pipelines.storage import StorageOptions, is_local, local_path
+from pipelines.storage import StorageOptions, absolute_uri
 from pipelines.storage import storage_options as collect_options
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def open_table(table_uri: str, storage_options: StorageOptions | None = None) ->
     """Load a table's newest snapshot; None where there is no table."""
     options = dict(collect_options(table_uri) if storage_options is None else storage_options)
     try:
-        return DeltaTable(_delta_uri(table_uri), storage_options=options or None)
+        return DeltaTable(absolute_uri(table_uri), storage_options=options or None)
     except TableNotFoundError:
         return None
 
@@ -99,7 +99,7 @@ def create_table(table_uri: str, schema: pa.Schema, *, storage_options: StorageO
         options = dict(collect_options(table_uri) if storage_options is None else storage_options)
         try:
             create_table_with_add_actions(
-                _delta_uri(table_uri),
+                absolute_uri(table_uri),
                 Schema.from_arrow(schema),
                 [],
                 partition_by=[PARTITION],
@@ -389,7 +389,3 @@ def _removals(table: DeltaTable, run_id: str, fragment_ids: Sequence[str]) -> li
             partition = {PARTITION: row[f"partition.{PARTITION}"]}
             actions.append(RemoveAction(row["path"], True, now_ms, row["size_bytes"], partition))
     return actions
-
-
-def _delta_uri(table_uri: str) -> str:
-    return str(local_path(table_uri)) if is_local(table_uri) else table_uri

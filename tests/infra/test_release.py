@@ -1,10 +1,14 @@
 """What is released: a version from the tags, a wheel with what jobs need, the image's commands in an empty venv."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,21 @@ def test_ci_runs_what_a_person_runs() -> None:
     assert release[True] == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}
     for workflow in (ci, release):
         assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_what_the_first_command_imports_is_installed_by_it() -> None:
+    """The demo, and the examples that a reader runs after it, begin with imports of the extra `demo` and no other."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[^\w.-]", one)[0].lower() for one in settings["dependencies"]}
+    wanted |= {re.split(r"[^\w.-]", one)[0].lower() for one in settings["optional-dependencies"]["demo"]}
+    known = packages_distributions()
+    for path in [ROOT / "jobs" / "demo.py", *(ROOT / "examples").glob("*.py")]:
+        tree = ast.parse(path.read_text())
+        names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
+        tops = {name.partition(".")[0] for name in names} - {"schemas", "llava_core", "pipelines", "jobs"}
+        missing = [top for top in tops - sys.stdlib_module_names if not {n.lower() for n in known[top]} & wanted]
+        assert missing == [], path
 
 
 def test_the_changelog_has_a_place_for_what_is_new() -> None:

@@ -32,7 +32,10 @@ class Nodes:
     """A cluster whose nodes are killed: one for every second commit."""
 
     def __init__(self, kills: int, seed: int) -> None:
-        self.cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL})
+        # nodes that end themselves at exit set signal handlers, which only the main thread may
+        self.cluster: Any = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL}, shutdown_at_exit=False
+        )
         self.nodes = [self._add(), self._add()]
         self.left, self.done = kills, 0
         self._random = random.Random(seed)

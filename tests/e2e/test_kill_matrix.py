@@ -169,6 +169,7 @@ def test_nodes_go_and_the_table_is_the_same(output: Output, calm: tuple[Path, De
         if code == 0:
             break
     assert code == 0, said
+    sys.stdout.write(next(line for line in said.splitlines() if line.startswith("killed ")) + "\n")
     assert "killed 0 nodes" not in said
     check_same(DeltaTable(output.uri, storage_options=output.options), expected)
 

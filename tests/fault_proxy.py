@@ -136,9 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if not any(name == "Content-Length" for name, _ in headers):
             self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        # a client that was killed, or that has asked again meanwhile, hears no answer
+        with contextlib.suppress(ConnectionError):
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
     def _hang_up(self) -> None:
         self.close_connection = True

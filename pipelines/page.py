@@ -34,6 +34,7 @@ tr:last-child td{border-bottom:0}
 th{color:var(--soft);font-weight:600;font-size:.8rem;vertical-align:bottom}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .code{font-family:ui-monospace,monospace;font-size:.82rem;overflow-wrap:anywhere}
+td .code{display:inline-block;min-width:12ch}
 .reason{color:var(--bad);font-weight:600;font-family:ui-monospace,monospace;font-size:.82rem;white-space:nowrap}
 .bar{display:flex;height:1.05rem;min-width:9rem;border-radius:4px;overflow:hidden;background:var(--line)}
 .bar i{display:block;height:100%;background:var(--fill)}

@@ -116,9 +116,22 @@ def _gaps(outcome: Outcome) -> list[str]:
     return ["<h3>Trouble</h3>", table(["What", "Items", "Of all, or which"], rows, numbers=[1])] if rows else []
 
 
+def lost_items(judged: Sequence[Judged]) -> list[Judged]:
+    """Items that are not fully right, worst first.
+
+    Scores that go beyond 1 are CIDEr's, which has no full marks: there a caption is right that equals a reference.
+    """
+    scored = [one for one in judged if one.values]
+    if any(one.score > 1.0 for one in scored):
+        lost = [one for one in scored if one.answer not in one.item.references]
+    else:
+        lost = [one for one in scored if one.score < 1.0]
+    return sorted(lost, key=lambda one: one.score)
+
+
 def _wrong(outcome: Outcome) -> list[str]:
     """Items that lost most, first those that lost all; with pictures as far as they can be had."""
-    lost = sorted((one for one in outcome.judged if one.values and one.score < 1.0), key=lambda one: one.score)
+    lost = lost_items(outcome.judged)
     if not lost:
         return []
     title = f"{outcome.benchmark.title}: items not fully right, worst first"

@@ -90,7 +90,7 @@ def main() -> int:
         many = run_job(files, checkpoint, Path(temp) / "many")
     rest = count - FEW
     print(f"job: {FEW} images {few:.1f} s, {count} images {many:.1f} s; bare engine: {rest} images {bare:.1f} s")
-    claim = "captioning on Ray, bytes in to table out, against the bare engine"
+    claim = "captioning on Ray, bytes in to the files of a table out, against the bare engine"
     return int(report(claim, 100 * bare / (many - few), "% of images/s", ">= 90", "llava_core.Engine alone") is False)
 
 

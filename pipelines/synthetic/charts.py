@@ -37,7 +37,8 @@ def draw_chart(draw: Random, split: Split) -> Drawing:
     title_glyphs = write(pen, (0.4 * width, 2 * zoom), title, font, size, (20, 20, 20))
     left, right = width_of(str(scale), font, size) + 6 * zoom, width - 4 * zoom
     top, bottom = 2 * size, height - 1.6 * size
-    glyphs = title_glyphs + _axis(pen, scale, (left, right, top, bottom), font, size)
+    axis_glyphs = _axis(pen, scale, (left, right, top, bottom), font, size)
+    glyphs = title_glyphs + axis_glyphs
     count = draw.randint(2, MOST_BARS)
     labels = sorted(draw.sample("ABCDEFGHJKLMNPRSTUVWXYZ", count))
     values = [scale // STEPS * draw.randint(1, STEPS) for _ in range(count)]
@@ -57,7 +58,7 @@ def draw_chart(draw: Random, split: Split) -> Drawing:
         glyphs += write(pen, (x - 0.35 * size, bottom + 0.35 * size), label, font, size, (20, 20, 20))
     shape = "bar" if bars else "dot"
     things = tuple(Thing(shape, colour, "", x, y) for x, y in zip(centres, tops, strict=True))
-    turns = _turns(draw, labels, values, things, title_glyphs)
+    turns = _turns(draw, labels, values, things, title_glyphs, axis_glyphs[-len(str(scale)) :])
     return Drawing("chart", np.asarray(image), tuple(glyphs), things, turns, float(scale))
 
 
@@ -80,7 +81,12 @@ def _axis(
 
 
 def _turns(
-    draw: Random, labels: list[str], values: list[int], things: tuple[Thing, ...], title: list[Glyph]
+    draw: Random,
+    labels: list[str],
+    values: list[int],
+    things: tuple[Thing, ...],
+    title: list[Glyph],
+    end: list[Glyph],
 ) -> tuple[Turn, ...]:
     text, seen = "", []
     for value, thing in zip(values, things, strict=True):
@@ -88,6 +94,8 @@ def _turns(
         seen.append(Seen(len(text), len(text) + len(str(value)), thing.x, thing.y))
         text += str(value)
     turns = [Turn("values", "What are the values from left to right?", text, tuple(seen))]
+    largest = "".join(glyph.char for glyph in end)
+    turns.append(Turn("value", "What is the largest number on the axis?", largest, _letters(0, end), "scale"))
     for index in draw.sample(range(len(values)), min(3, len(values))):
         answer = str(values[index])
         place = (Seen(0, len(answer), things[index].x, things[index].y),)
@@ -95,7 +103,10 @@ def _turns(
     if draw.random() < 0.3:
         start = f"A {'bar' if things[0].shape == 'bar' else 'line'} chart of "
         word = "".join(glyph.char for glyph in title)
-        letters = tuple(Seen(len(start) + i, len(start) + i + 1, g.x, g.y) for i, g in enumerate(title))
-        turns.append(Turn("caption", "Describe the image.", f"{start}{word}.", letters))
+        turns.append(Turn("caption", "Describe the image.", f"{start}{word}.", _letters(len(start), title)))
     draw.shuffle(turns)
     return tuple(turns)
+
+
+def _letters(start: int, glyphs: list[Glyph]) -> tuple[Seen, ...]:
+    return tuple(Seen(start + i, start + i + 1, glyph.x, glyph.y) for i, glyph in enumerate(glyphs))

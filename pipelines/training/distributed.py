@@ -1,7 +1,8 @@
 """One module on several workers: FSDP2's sharding, and the few numbers that workers tell one another.
 
-With one worker nothing is sharded, and nothing is sent. What this does *not* do: start processes or process groups
-(Ray Train does, or a test).
+A small module stays whole on every worker, and only its gradients are summed: gathering it layer by layer took longer
+than running it (the step of the small model on two CPU cores: 0.65 s sharded, 0.41 s whole). With one worker nothing is
+sharded, and nothing is sent. What this does *not* do: start processes or process groups (Ray Train does, or a test).
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from torch.distributed.tensor import DTensor
 
 from pipelines.training.module import TrainModule
 
+WHOLE_BELOW = 100_000_000
+"""Modules with fewer parameters stay whole on every worker: weights, gradients and AdamW take 1.6 GB at most."""
+
 
 def world() -> tuple[int, int]:
     """Rank of this worker, and how many there are."""
@@ -23,7 +27,7 @@ def world() -> tuple[int, int]:
 
 
 def shard(module: TrainModule, device: torch.device, *, precision: str) -> None:
-    """Move a module to its device in float32, and shard it over the workers, a layer at a time.
+    """Move a module to its device in float32, and shard it over the workers, a layer at a time; small ones stay whole.
 
     Args:
         module: changed in place.
@@ -33,15 +37,19 @@ def shard(module: TrainModule, device: torch.device, *, precision: str) -> None:
     if world()[1] == 1:
         module.to(device=device, dtype=torch.float32)
         return
-    mesh = init_device_mesh(device.type, (world()[1],))
+    module.to(torch.float32)
+    if sum(parameter.numel() for parameter in module.parameters()) < WHOLE_BELOW:
+        # FSDP2's hybrid sharding, with shards of one worker.
+        mesh = init_device_mesh(device.type, (world()[1], 1), mesh_dim_names=("replicate", "shard"))
+        layers = []
+    else:
+        mesh, layers = init_device_mesh(device.type, (world()[1],)), _layers(module)
     half = precision == "bfloat16" and device.type == "cuda"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
     options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": policy} if policy else {})}
-    for layer in _layers(module):
-        layer.to(torch.float32)
+    for layer in layers:
         fully_shard(layer, **options)
-    module.to(torch.float32)
-    fully_shard(module, **options)
+    fully_shard(module, reshard_after_forward=bool(layers), **options)
     # Buffers stay whole on every worker.
     for buffer_owner in module.modules():
         for name, buffer in buffer_owner.named_buffers(recurse=False):

@@ -127,7 +127,7 @@ class _Run:
         self.processor = stage_processor(processor, stage)
         self.base_processor = processor
         add_adapters(model, stage)
-        self.module = TrainModule(model, stage.losses, extra_losses(model, stage))
+        self.module = TrainModule(model, stage.losses, extra_losses(model, stage), stage.normalisation)
         if stage.activation_checkpointing:
             model.gradient_checkpointing_enable()
         freeze(self.module, stage)

@@ -20,6 +20,7 @@ from llava_core.labels import IGNORE_INDEX
 from llava_core.losses import LossConfig, alignment_loss
 from llava_core.model import LLaVANeXT
 from pipelines.training.loader import MicroBatch
+from pipelines.training.stages import Normalisation
 
 PARTS = ("text", "visual", "alignment")
 """Losses that the document names, in the order in which they are reported; extra ones follow by their names."""
@@ -55,12 +56,20 @@ class TrainModule(nn.Module):
         model: with a language model.
         losses: weights of the document's losses.
         extra: losses of others' making, by name.
+        normalisation: of the language loss; "square" makes its sums and counts weighted ones.
     """
 
-    def __init__(self, model: LLaVANeXT, losses: LossConfig, extra: Mapping[str, nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        model: LLaVANeXT,
+        losses: LossConfig,
+        extra: Mapping[str, nn.Module] | None = None,
+        normalisation: Normalisation = "global",
+    ) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
+        self.square = normalisation == "square"
         self.extra = nn.ModuleDict(dict(extra or {}))
         model.language_model.config.get_text_config()._attn_implementation = BLOCKS
 
@@ -73,7 +82,8 @@ class TrainModule(nn.Module):
         """float64[parts]: what each loss of a row is divided by, as far as the row alone says it."""
         aligned = len(aligned_samples(batch)) if self.losses.alignment_weight else 0
         described = int((description_labels(batch) != IGNORE_INDEX).sum()) if self.losses.visual_weight else 0
-        return torch.tensor([batch.num_targets, described, aligned], dtype=torch.float64)
+        answered = float(answer_weights(batch.labels[0]).sum()) if self.square else batch.num_targets
+        return torch.tensor([answered, described, aligned], dtype=torch.float64)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Run a row.
@@ -105,7 +115,8 @@ class TrainModule(nn.Module):
         logits = output.logits[0].float()
         wanted = batch.labels[0, at] if len(at) else torch.full_like(keep, IGNORE_INDEX)
         each = F.cross_entropy(logits, wanted, ignore_index=IGNORE_INDEX, reduction="none")
-        sums = [each.sum(), each.new_zeros(()), each.new_zeros(())]
+        weighted = each[: len(at)] * answer_weights(batch.labels[0]) if self.square else each
+        sums = [weighted.sum(), each.new_zeros(()), each.new_zeros(())]
         if self.losses.visual_weight:
             described = (description_labels(batch)[0].to(at.device) != IGNORE_INDEX)[at]
             sums[1] = each[: len(at)][described].sum()
@@ -162,6 +173,28 @@ class TrainModule(nn.Module):
 def aligned_samples(batch: MicroBatch) -> list[int]:
     """Samples of a row that the alignment loss compares: those with images and an answer."""
     return [index for index, sample in enumerate(batch.samples) if sample.num_tiles and not sample.num_frames]
+
+
+def answer_weights(labels: Tensor) -> Tensor:
+    """Weight of each target: 1/√n in an answer of n tokens.
+
+    Args:
+        labels: int64[T], `IGNORE_INDEX` between answers.
+
+    Returns:
+        float32[targets], in order.
+
+    Source: InternVL 2.5 (arXiv 2412.05271), "square averaging", there for a sample, here for each of its answers.
+
+    Example:
+        >>> answer_weights(torch.tensor([-100, 7, -100, -100, 1, 2, 3, 4]))
+        tensor([1.0000, 0.5000, 0.5000, 0.5000, 0.5000])
+    """
+    targets = labels != IGNORE_INDEX
+    begins = targets.clone()
+    begins[1:] &= ~targets[:-1]
+    answer = begins.cumsum(0)[targets] - 1
+    return torch.bincount(answer)[answer].float().rsqrt()
 
 
 def description_labels(batch: MicroBatch) -> Tensor:

@@ -95,21 +95,27 @@ def tiny() -> Recipe:
     """The embedded model from nothing, in float32 on two CPU cores; lengths are chosen for hours, not days.
 
     Nothing at this scale is pretrained, so a stage 0 makes what the document's stages begin with: `see` teaches the
-    tower what is drawn in each patch. `align` then teaches the projector to hand that on; `instruct` the language model
-    to find and say it, through any-resolution tiles from the start, with two attention heads shown where to look;
-    `highres` trains everything on the language loss, attention still guided.
+    tower what is drawn in each patch, letters of signs above all, which are few in a picture and of many sizes. `align`
+    then teaches the projector to hand that on; `instruct` the language model to find and say it, through any-resolution
+    tiles from the start, with two attention heads shown where to look; `highres` trains everything on the language
+    loss, attention still guided.
     """
     silent = LossConfig(text_weight=0.0)
-    common: dict[str, Any] = {"precision": "float32", "weight_decay": 0.01, "betas": (0.9, 0.98)}
+    common: dict[str, Any] = {
+        "precision": "float32",
+        "weight_decay": 0.01,
+        "betas": (0.9, 0.98),
+        "normalisation": "square",
+    }
     return (
         Stage(
             name="see",
             learning_rates={"vision_tower": 3e-3, "extra": 3e-3},
             batch_size=8,
-            max_steps=2200,
+            max_steps=4500,
             losses=silent,
             extra_losses=(_SEEING + "CellLoss",),
-            inputs=(_DRAWINGS + "receipt,sign,chart,scene:0.5,boxes:0.5;grid",),
+            inputs=(_DRAWINGS + "receipt,sign:3,chart,scene:0.5,boxes:0.5;grid",),
             **common,
         ),
         Stage(
@@ -119,25 +125,25 @@ def tiny() -> Recipe:
             max_steps=200,
             losses=silent,
             extra_losses=(_SEEING + "FeatureLoss",),
-            inputs=(_DRAWINGS + "receipt,sign,chart,scene:0.5,boxes:0.5;grid;seed=1",),
+            inputs=(_DRAWINGS + "receipt,sign:2,chart,scene:0.5,boxes:0.5;grid;seed=1",),
             **common,
         ),
         Stage(
             name="instruct",
             learning_rates={"projector": 1e-3, "newline": 1e-3, "language_model": 1.5e-3},
             batch_size=6,
-            max_steps=6000,
+            max_steps=11000,
             extra_losses=(_SEEING + "AttentionLoss",),
-            inputs=(_DRAWINGS + "receipt:2,sign:1.5,chart:1.5,scene:2,boxes;seed=2",),
+            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2,scene:2,boxes:1.5;seed=2",),
             **common,
         ),
         Stage(
             name="highres",
-            learning_rates={"vision_tower": 2e-4, "projector": 5e-4, "newline": 5e-4, "language_model": 5e-4},
+            learning_rates={"vision_tower": 2e-4, "projector": 4e-4, "newline": 4e-4, "language_model": 4e-4},
             batch_size=8,
-            max_steps=1500,
+            max_steps=1000,
             extra_losses=(_SEEING + "AttentionLoss",),
-            inputs=(_DRAWINGS + "receipt:2,sign:1.5,chart:1.5,scene:2,boxes;seed=3",),
+            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2,scene:2,boxes:1.5;seed=3",),
             **common,
         ),
     )

@@ -17,7 +17,7 @@ from llava_core.prompts import ImagePlacement
 Part = Literal["vision_tower", "projector", "newline", "language_model", "extra"]
 """What has a learning rate of its own. "newline" is `image_newline` with the document's start and end tokens, which the
 released code trains at the language model's rate; "extra" are the heads of extra losses."""
-Normalisation = Literal["global", "device"]
+Normalisation = Literal["global", "device", "square"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,8 @@ class Stage:
     """Gradients are scaled down to this norm; None leaves them."""
     normalisation: Normalisation = "global"
     """"global": the loss is the mean over all answer tokens of the step. "device": the mean over workers and rows of
-    their own means, as the released code has it."""
+    their own means, as the released code has it. "square": a weighted mean over the step, in which each token of an
+    answer of n weighs 1/√n, so that long answers do not drown short ones (InternVL 2.5's "square averaging")."""
     losses: LossConfig = field(default_factory=LossConfig)
     """Weights of language, description and alignment losses."""
     extra_losses: tuple[str, ...] = ()

@@ -181,7 +181,13 @@ def test_chart_values_are_where_they_are_drawn() -> None:
             slope, rest = np.polyfit(values, tops, 1)
             assert slope < 0 and np.abs(slope * np.array(values) + rest - tops).max() < 0.01
         for turn in drawing.turns:
-            if turn.task == "value":
+            if turn.key == "scale":
+                assert turn.answer == f"{drawing.scale:g}"
+                printed = {(glyph.x, glyph.y): glyph.char for glyph in drawing.glyphs}
+                assert "".join(printed[seen.x, seen.y] for seen in turn.seen) == turn.answer
+                # No bar is higher than the axis's end.
+                assert max(seen.y for seen in turn.seen) < tops.min() + 6
+            elif turn.task == "value":
                 label = turn.question.removeprefix("What is the value of ").rstrip("?")
                 at = next(g.x for g in drawing.glyphs if g.char == label and g.y > tops.max())
                 assert turn.answer == str(values[int(np.abs(np.array([t.x for t in drawing.things]) - at).argmin())])

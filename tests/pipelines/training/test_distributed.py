@@ -1,4 +1,4 @@
-"""Two workers and FSDP2 against one; and the order of samples for one, two and four."""
+"""Two workers and FSDP2 against one, the model sharded or whole on each; the order of samples for one, two and four."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,16 @@ def losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_workers_with_fsdp_equal_one(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("sharded", "normalisation"), [(True, "global"), (False, "square")], ids=["sharded", "whole on each"]
+)
+def test_two_workers_with_fsdp_equal_one(folder: Path, tmp_path: Path, sharded: bool, normalisation: str) -> None:
     found = {}
     for size in (1, 2):
         # eps far above rounding: AdamW divides by it where a gradient is nearly nothing
-        one = cases.stage(max_steps=4, warmup_ratio=0.0, eps=1e-4)
-        work = cases.work(folder / "untrained", [str(folder / "corpus/data.json")], folder / f"w{size}", one)
-        assert workers.run([work], size) == [0] * size
+        one = cases.stage(max_steps=4, warmup_ratio=0.0, eps=1e-4, normalisation=normalisation)
+        work = cases.work(folder / "untrained", [str(folder / "corpus/data.json")], tmp_path / f"w{size}", one)
+        assert workers.run([work], size, sharded=sharded) == [0] * size
         found[size] = load_file(f"{work.own_model}/model.safetensors"), losses(Path(work.output))
     start = load_file(folder / "untrained/model.safetensors")
     moved = max((found[1][0][name] - start[name]).abs().max().item() for name in start)

@@ -1,10 +1,12 @@
 """Packed rows against the same samples one by one: loss, gradients, what trains; fp32."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from llava_core.checkpoints.load import load_model
 from llava_core.labels import IGNORE_INDEX
@@ -15,7 +17,7 @@ from pipelines.training.module import TrainModule
 from pipelines.training.optimizer import freeze, make_optimizer, parameter_groups
 from pipelines.training.packing import Row, plan_rounds
 from pipelines.training.samples import Sample
-from pipelines.training.stages import Stage
+from pipelines.training.stages import Normalisation, Stage
 from tests.pipelines.training import cases
 
 TOLERANCE = 1e-5
@@ -95,10 +97,38 @@ def per_target(module: TrainModule, batch: MicroBatch) -> torch.Tensor:
     return found
 
 
-def test_a_row_without_samples_gives_zero_gradients_to_what_the_others_train(folder: Path) -> None:
+def test_square_normalisation_weighs_each_answer_by_the_root_of_its_length(folder: Path) -> None:
+    one = cases.stage(row_tokens=900)
+    _, model, batches = setting(folder, one)
+    batch = max(batches, key=lambda row: row.num_targets)
+    labels = batch.labels[0].tolist()
+    with torch.no_grad():
+        each = F.cross_entropy(
+            per_target(TrainModule(model, one.losses), batch).float(),
+            batch.labels[0][batch.labels[0] != IGNORE_INDEX],
+            reduction="none",
+        ).tolist()
+        sums, counts = TrainModule(model, one.losses, normalisation="square")(batch)
+    total = weight = 0.0
+    lengths = []
+    for is_answer, run in itertools.groupby(labels, key=lambda label: label != IGNORE_INDEX):
+        count = len(list(run))
+        if is_answer:
+            total += sum(each[:count]) / count**0.5
+            weight += count**0.5
+            lengths.append(count)
+            del each[:count]
+    assert len(set(lengths)) > 1 and not each
+    assert abs(sums[0].item() - total) < 1e-4 and abs(counts[0].item() - weight) < 1e-4
+
+
+@pytest.mark.parametrize("normalisation", ["global", "square"])
+def test_a_row_without_samples_gives_zero_gradients_to_what_the_others_train(
+    folder: Path, normalisation: Normalisation
+) -> None:
     one = cases.stage()
     _, model, batches = setting(folder, one)
-    module = TrainModule(model, one.losses)
+    module = TrainModule(model, one.losses, normalisation=normalisation)
     freeze(module, one)
     sums, counts = module(micro_batch([], tower=True))
     sums.sum().backward()

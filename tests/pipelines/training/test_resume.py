@@ -94,6 +94,14 @@ def test_two_kills_change_nothing(folder: Path, in_one_go: dict[str, Any], tmp_p
     assert_same(killed_and_resumed(folder, [("step", STEPS + 4), ("between", 3)], tmp_path), in_one_go)
 
 
+def test_a_kill_changes_nothing_where_the_model_is_whole_on_each_worker(folder: Path, tmp_path: Path) -> None:
+    one_go, killed = tmp_path / "one_go", tmp_path / "killed"
+    assert workers.run(three_stages(folder, one_go), 2, sharded=False) == [0, 0]
+    assert workers.run(three_stages(folder, killed), 2, ("step", STEPS + 4), sharded=False)[0] == -9
+    assert workers.run(three_stages(folder, killed), 2, sharded=False) == [0, 0]
+    assert_same(outcome(killed), outcome(one_go))
+
+
 @pytest.mark.parametrize(
     ("seed", "steps", "kinds"),
     [

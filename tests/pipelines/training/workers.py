@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.errors import StoppedError
-from pipelines.training import checkpoint, export, loop
+from pipelines.training import checkpoint, distributed, export, loop
 from pipelines.training.calls import Calls
 from pipelines.training.loop import StageWork
 
@@ -32,7 +32,12 @@ STOPPED = 3
 
 
 def run(
-    works: Sequence[StageWork], world_size: int, death: tuple[str, int] | None = None, stop: int | None = None
+    works: Sequence[StageWork],
+    world_size: int,
+    death: tuple[str, int] | None = None,
+    stop: int | None = None,
+    *,
+    sharded: bool = True,
 ) -> list[int]:
     """Run stages with so many workers; exit codes by rank.
 
@@ -41,12 +46,13 @@ def run(
         world_size: workers.
         death: kill -9 every worker at a point, the first of them when it gets there for the n-th time.
         stop: SIGTERM the last worker, and no other, in the middle of its n-th step.
+        sharded: shard the small models of tests too, which would else stay whole.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(target=_work, args=(list(works), rank, world_size, f"{folder}/store", death, stop))
+            context.Process(target=_work, args=(list(works), rank, world_size, f"{folder}/store", death, stop, sharded))
             for rank in range(world_size)
         ]
         for process in processes:
@@ -62,9 +68,17 @@ def run(
 
 
 def _work(
-    works: list[StageWork], rank: int, size: int, store: str, death: tuple[str, int] | None, stop: int | None
+    works: list[StageWork],
+    rank: int,
+    size: int,
+    store: str,
+    death: tuple[str, int] | None,
+    stop: int | None,
+    sharded: bool,
 ) -> None:
     torch.set_num_threads(1)
+    if sharded:
+        distributed.WHOLE_BELOW = 0
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)

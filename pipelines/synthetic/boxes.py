@@ -47,7 +47,11 @@ def draw_boxes(draw: Random) -> Drawing:
             middle = item.size / 2
             things.append(Thing(item.shape, item.colour, "", left + item.x + middle, item.y + middle))
     turns = [_listing(boxes, things, towers=towers)]
-    turns += [_asked(draw, *statement_about(draw, boxes, towers=towers)) for _ in range(NUM_STATEMENTS)]
+    # Items of two boxes may be equal, so that only their identity tells where one is.
+    places = {id(item): thing for item, thing in zip((item for box in boxes for item in box), things, strict=True)}
+    for _ in range(NUM_STATEMENTS):
+        sentence, holds, about = statement_about(draw, boxes, towers=towers)
+        turns.append(_asked(draw, sentence, holds, [places[id(item)] for item in about]))
     draw.shuffle(turns)
     return Drawing("boxes", np.asarray(image), (), tuple(things), tuple(turns))
 
@@ -97,8 +101,9 @@ def _listing(boxes: Boxes, things: Sequence[Thing], *, towers: bool) -> Turn:
     return Turn("caption", "What is in each box?", text, tuple(seen))
 
 
-def _asked(draw: Random, sentence: str, holds: bool) -> Turn:
+def _asked(draw: Random, sentence: str, holds: bool, about: Sequence[Thing]) -> Turn:
     question = f"{sentence}\n{QUESTION}"
     if draw.random() < SUFFIX_SHARE:
         question += f"\n{SUFFIX}"
-    return Turn("statement", question, "true" if holds else "false")
+    answer = "true" if holds else "false"
+    return Turn("statement", question, answer, tuple(Seen(0, len(answer), thing.x, thing.y) for thing in about))

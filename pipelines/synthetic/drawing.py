@@ -77,7 +77,7 @@ class Turn:
     answer: str
     """Short; drawn text is quoted in capitals, as drawn."""
     seen: tuple[Seen, ...] = ()
-    """Where the answer's parts are, in the answer's order."""
+    """Where the answer's parts are, in the answer's order; a part that is seen in several places has one for each."""
     key: str = ""
     """Which field, for results by field: "total", "date", …"""
 

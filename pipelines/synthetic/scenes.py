@@ -109,7 +109,9 @@ def _turns(draw: Random, things: tuple[Thing, ...]) -> tuple[Turn, ...]:
     caption, seen = caption_of(things)
     turns = [Turn("caption", draw.choice(CAPTION_QUESTIONS), caption, seen)]
     turns += [_presence(draw, things) for _ in range(NUM_PRESENCE)]
-    turns.append(Turn("count", "How many shapes are there?", NUMBERS[len(things)]))
+    count = NUMBERS[len(things)]
+    everywhere = tuple(Seen(0, len(count), thing.x, thing.y) for thing in things)
+    turns.append(Turn("count", "How many shapes are there?", count, everywhere))
     thing = draw.choice(things)
     if sum(other.shape == thing.shape for other in things) == 1:
         place = (Seen(0, len(thing.colour), thing.x, thing.y),)
@@ -145,7 +147,8 @@ def _relation(draw: Random, things: tuple[Thing, ...]) -> Turn:
     holds = RELATIONS[relation](first, second) > 0
     question = f"Is the {first.colour} {first.shape} {relation} the {second.colour} {second.shape}?"
     answer = "yes" if holds else "no"
-    return Turn("relation", question, answer, (Seen(0, len(answer), first.x, first.y),))
+    places = tuple(Seen(0, len(answer), thing.x, thing.y) for thing in (first, second))
+    return Turn("relation", question, answer, places)
 
 
 def _circle(pen: ImageDraw.ImageDraw, at: Point, radius: float, fill: Colour) -> None:

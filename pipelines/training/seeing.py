@@ -275,12 +275,15 @@ class AttentionLoss(nn.Module):
                 offset += self._lengths[labels[position]]
                 if labels[position] == self._end:
                     continue
-                for first, last, x, y in seen:
-                    if first <= middle < last or (first <= middle - 0.5 < last):
-                        glyph = last - first == 1
-                        tokens = self._tokens(x, y, size, plan, config, base=not glyph)
-                        found += [(position, [image + token for token in tokens])] if tokens else []
-                        break
+                shown = [one for one in seen if one[0] <= middle < one[1] or one[0] <= middle - 0.5 < one[1]]
+                # A token of two letters is shown by the first; what is seen in several places, by all of them.
+                tokens = {
+                    image + token
+                    for first, last, x, y in shown
+                    if (first, last) == tuple(shown[0][:2])
+                    for token in self._tokens(x, y, size, plan, config, base=last - first > 1)
+                }
+                found += [(position, sorted(tokens))] if tokens else []
         return found
 
     def _tokens(self, x: float, y: float, size: Size, plan: TilePlan, config: ModelConfig, *, base: bool) -> list[int]:

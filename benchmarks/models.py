@@ -39,6 +39,16 @@ TEXT = {
     "num_key_value_heads": 2,
     "vocab_size": 32064,
 }
+REAL_TOWER = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+REAL_TEXT = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32064,
+}
+"""CLIP-L and Mistral-7B, for benchmarks on a GPU."""
 
 
 def build() -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor, LLaVANeXT, LLaVAProcessor]:
@@ -49,7 +59,13 @@ def build() -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor, LLaV
 
 
 def write_model(
-    folder: Path, tower: dict[str, int], text: dict[str, int], tile: int = 336
+    folder: Path,
+    tower: dict[str, int],
+    text: dict[str, int],
+    tile: int = 336,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor]:
     """Write a LlavaNext with random weights in transformers' layout, and return it with its processor.
 
@@ -58,6 +74,8 @@ def write_model(
         tower: of `CLIPVisionConfig`.
         text: of `LlamaConfig`.
         tile: its side, pixels; canvases are as many tiles as the released ones.
+        device: that the weights are drawn on; 7 B of them take minutes on a CPU.
+        dtype: that they are written in.
     """
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
@@ -76,7 +94,11 @@ def write_model(
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=pinpoints,
     )
-    model = LlavaNextForConditionalGeneration(config)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        model = LlavaNextForConditionalGeneration(config)
+    torch.set_default_dtype(usual)
     side = {"height": tile, "width": tile}
     processor = LlavaNextProcessor(
         image_processor=LlavaNextImageProcessorPil(
@@ -105,6 +127,16 @@ def photos(count: int, seed: int = 0) -> list[bytes]:
         left, top = rng.integers(0, 60, 2)
         file = io.BytesIO()
         source.crop((left, top, source.width - 5, source.height - 5)).resize(size).save(file, "JPEG", quality=90)
+        made.append(file.getvalue())
+    return made
+
+
+def five_tiles(count: int, tile: int = 336) -> list[bytes]:
+    """JPEGs of 4:3, each of which becomes a base tile and four others."""
+    made = []
+    for photo in photos(count):
+        file = io.BytesIO()
+        Image.open(io.BytesIO(photo)).convert("RGB").resize((2 * tile, 3 * tile // 2)).save(file, "JPEG", quality=90)
         made.append(file.getvalue())
     return made
 

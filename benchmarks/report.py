@@ -18,6 +18,30 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
+REPORTED: list[str] = []
+"""What this process has reported."""
+RESULTS = Path(__file__).parent / "results"
+"""Results of machines that not everybody has, as JSON lines, committed."""
+
+
+def keep(name: str) -> Path:
+    """Write what this process has reported beside the results of other machines and days.
+
+    Args:
+        name: of the benchmark.
+
+    Returns:
+        The file, named after the accelerator and the day.
+    """
+    import torch
+
+    device = torch.cuda.get_device_name(0).replace(" ", "-") if torch.cuda.is_available() else "cpu"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}_{device}_{datetime.datetime.now(datetime.UTC).date().isoformat()}.jsonl"
+    path.write_text("".join(line + "\n" for line in REPORTED))
+    return path
+
+
 def report(claim: str, value: float | None, unit: str, bar: str, peer: str) -> bool | None:
     """Print one claim as a line of JSON.
 
@@ -50,7 +74,9 @@ def report(claim: str, value: float | None, unit: str, bar: str, peer: str) -> b
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    print(json.dumps(line, ensure_ascii=False), flush=True)
+    text = json.dumps(line, ensure_ascii=False)
+    REPORTED.append(text)
+    print(text, flush=True)
     return holds
 
 

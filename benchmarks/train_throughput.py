@@ -4,21 +4,27 @@ Same weights (LlavaNext of about 6 M parameters, tiles of 112 pixels), same samp
 (bfloat16 autocast where the CPU multiplies it, else float32, since emulated it takes four times as long), AdamW, all
 parts training; photos of mixed resolutions and aspect ratios, answers of mixed lengths. The vocabulary is small, so
 that logits, of which we make only those of targets, have the share that they have in a 7B. Rates are image and answer
-tokens a second over whole steps, data loading included; the first step of each run is left out. transformers runs its
-`LlavaNextProcessor` with the PIL image processor, with and without a loader process; the better of both counts. Also:
-the share of non-padding tokens, and how fast loading alone would feed the step.
+tokens a second over whole steps, data loading included; the first step of each run is left out. Ours runs a worker of
+one thread on each core. transformers runs its `LlavaNextProcessor` with the PIL image processor: in one process on all
+cores, with and without a loader process, and in a process of one thread on each core (DDP); the best of them counts.
+Also: the share of non-padding tokens, and how fast loading alone would feed the step.
 """
 
 import io
 import json
+import multiprocessing
+import os
+import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from models import photos, size_in_millions, write_model
 from PIL import Image
 from report import report
@@ -40,6 +46,7 @@ from pipelines.training.sources import index_inputs, open_source
 from pipelines.training.stages import Part, Stage
 
 TILE, SAMPLES, BATCH, ROUNDS = 112, 64, 8, 2
+CORES = os.cpu_count() or 1
 TOWER = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 3}
 TEXT = {
     "hidden_size": 256,
@@ -83,8 +90,37 @@ def stream(model: Path, data: str) -> tuple[StepStream, LLaVAProcessor]:
     return StepStream(sources, (), sampler, batch_size=BATCH, epochs=1.0, seed=0), processor
 
 
+def on_each_core(run: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in a process of one thread on each core, as one gloo group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_of_group, args=(rank, port, run, *arguments)) for rank in range(CORES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"exit codes of {run.__name__}: {[process.exitcode for process in processes]}")
+
+
+def _of_group(rank: int, port: int, run: Callable[..., None], *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": CORES, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    dist.init_process_group("gloo")
+    run(*arguments)
+    dist.destroy_process_group()
+
+
 def ours(model: Path, data: str, output: Path) -> list[dict[str, Any]]:
-    """Train a stage as a worker does; the metrics of each step but the first."""
+    """Train a stage as a worker on each core does; the metrics of each step but the first."""
+    on_each_core(_train, model, data, output)
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()][1:]
+
+
+def _train(model: Path, data: str, output: Path) -> None:
     work = StageWork(
         stage=stage(),
         number=0,
@@ -97,7 +133,6 @@ def ours(model: Path, data: str, output: Path) -> list[dict[str, Any]]:
         checkpoint_steps=10_000,
     )
     run_stage(work, torch.device("cpu"))
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()][1:]
 
 
 class StepClock(TrainerCallback):
@@ -111,8 +146,18 @@ class StepClock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
+def theirs_on_each_core(model: Path, data: str, output: Path) -> None:
+    """Train the same samples with `Trainer` under DDP; the first process writes what its steps took."""
+    steps, _ = stream(model, data)
+    samples = [sample for chosen, _, _ in steps.steps(Cursor()) for sample in chosen]
+    seconds, share = theirs(model, samples, 0, output)
+    if dist.get_rank() == 0:
+        (output / "seconds.json").write_text(json.dumps([seconds, share]))
+
+
 def theirs(model: Path, samples: list[Sample], workers: int, output: Path) -> tuple[list[float], float]:
     """Train the same samples with `Trainer`: seconds of each step but the first, and the share that is no padding."""
+    size = dist.get_world_size() if dist.is_initialized() else 1
     processor = LlavaNextProcessor.from_pretrained(model, backend="pil")
     tokens = [0, 0]
 
@@ -136,7 +181,7 @@ def theirs(model: Path, samples: list[Sample], workers: int, output: Path) -> tu
 
     arguments = TrainingArguments(
         output_dir=str(output),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=BATCH // size,
         num_train_epochs=1,
         learning_rate=1e-4,
         use_cpu=True,
@@ -149,6 +194,7 @@ def theirs(model: Path, samples: list[Sample], workers: int, output: Path) -> tu
         train_sampling_strategy="sequential",
         disable_tqdm=True,
         weight_decay=0.0,
+        ddp_backend="gloo" if size > 1 else None,
     )
     clock = StepClock()
     hf = LlavaNextForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
@@ -165,6 +211,7 @@ def _collapsed(sample: Sample, processor: LlavaNextProcessor) -> list[int]:
 
 def main() -> int:
     """Measure both sides in turn, and report."""
+    ddp = f"Trainer, {CORES} processes"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = folder / "model"
@@ -176,7 +223,7 @@ def main() -> int:
         assert len(samples) == SAMPLES
         image = processor.config.image_token_id
         counted = sum(s.input_ids.count(image) + s.num_targets for s in samples[BATCH:])
-        times: dict[str, list[float]] = {"ours": [], "Trainer": [], "Trainer, a loader process": []}
+        times: dict[str, list[float]] = {"ours": [], "Trainer": [], "Trainer, a loader process": [], ddp: []}
         lines: list[dict[str, Any]] = []
         padding = 0.0
         for number in range(ROUNDS):
@@ -187,13 +234,17 @@ def main() -> int:
                 seconds, share = theirs(model, samples, workers, folder / f"theirs{number}")
                 times[name].append(sum(seconds))
                 padding = share or padding
+            output = folder / f"ddp{number}"
+            output.mkdir()
+            on_each_core(theirs_on_each_core, model, data, output)
+            times[ddp].append(sum(json.loads((output / "seconds.json").read_text())[0]))
             print({name: f"{counted / seconds[-1]:.0f} tokens/s" for name, seconds in times.items()}, flush=True)
         began = time.perf_counter()
         layers = 5
         loader = Loader(steps, processor, cost_of(processor.config, layers), rank=0, world_size=1)
         loaded = sum(len(step.uids) for step in loader.steps(Cursor()))
         loading = loaded / (time.perf_counter() - began)
-    best = min(("Trainer", "Trainer, a loader process"), key=lambda name: min(times[name]))
+    best = min((name for name in times if name != "ours"), key=lambda name: min(times[name]))
     consumed = (SAMPLES - BATCH) / min(times["ours"])
     wait = sum(line["data_wait"] * line["seconds"] for line in lines) / sum(line["seconds"] for line in lines)
     filled = sum(line["non_padding"] for line in lines) / len(lines)

@@ -125,18 +125,17 @@ def measure(bench: Bench, new_tokens: int, batches: tuple[int, ...], *, claims: 
     best = max(rates, key=rates.__getitem__)
     rate = len(bench.images) / whole
     flops, read = bench.prefill_flops(prompt_tokens), bench.decode_bytes(prompt_tokens, made)
-    print(
-        f"{prompt_tokens / len(bench.images):.0f} prompt tokens each; ours {rate:.2f} images/s, "
-        f"prefill {prefill:.2f} s of {whole:.2f} s, {flops / prefill / 1e12:.3f} TFLOP/s, decoding {read / (whole - prefill) / 1e9:.1f} GB/s; "
-        f"generate { ({batch: round(value, 3) for batch, value in rates.items()}) }"
-    )
+    speed, bytes_per_s = flops / prefill, read / (whole - prefill)
+    print(f"{prompt_tokens / len(bench.images):.0f} prompt tokens each; ours {rate:.2f} images/s, {whole:.2f} s in all")
+    print(f"prefill {prefill:.2f} s, {speed / 1e12:.3f} TFLOP/s; decoding {bytes_per_s / 1e9:.1f} GB/s")
+    print("generate, images/s:", ", ".join(f"{value:.2f} at batch {batch}" for batch, value in rates.items()))
     if not claims:
         return True
     name = torch.cuda.get_device_name(0)
     peak, bandwidth = peak_flops(torch.device("cuda")), next((v for k, v in BANDWIDTH.items() if k in name), None)
     unknown = f"the peak of {name} is not known"
-    share = None if bandwidth is None else 100 * read / (whole - prefill) / bandwidth
-    mfu = None if peak is None else 100 * flops / prefill / peak
+    share = None if bandwidth is None else 100 * bytes_per_s / bandwidth
+    mfu = None if peak is None else 100 * speed / peak
     holds = [
         report(CLAIM, rate, "images/s", ">= 8", "no peer"),
         report(f"{CLAIM}, against generate", rate / rates[best], "x", "", f"generate at its best batch, {best}"),

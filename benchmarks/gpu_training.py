@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import REAL_TEXT, REAL_TOWER, TEXT, TOWER, five_tiles, write_model
+from models import REAL_TEXT, REAL_TOWER, five_tiles, write_model
 from report import keep, report
+from train_throughput import TEXT, TOWER
 
 from pipelines.training.loop import StageWork, run_stage
 from pipelines.training.sources import index_inputs

@@ -183,12 +183,12 @@ def _touching(draw: Random, boxes: Boxes) -> Statement:
 
 def _together(draw: Random, boxes: Boxes) -> Statement:
     """There is a box with a yellow circle and a blue circle."""
-    pair = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    pair = draw.sample([(item.colour, item.shape) for item in _flat(boxes)] + pair, 2)
-    found = [box for box in boxes if set(pair) <= {(item.colour, item.shape) for item in box}]
-    about = [item for item in _flat(found) if (item.colour, item.shape) in pair]
-    one, other = (" ".join(words) for words in pair)
-    return f"There is a box with a {one} and a {other}.", bool(about), about
+    there = [(item.colour, item.shape) for item in _flat(boxes)]
+    one = draw.choice(there)
+    other = draw.choice([kind for kind in [*there, *itertools.product(COLOURS, SHAPES)] if kind != one])
+    found = [box for box in boxes if {one, other} <= {(item.colour, item.shape) for item in box}]
+    about = [item for item in _flat(found) if (item.colour, item.shape) in (one, other)]
+    return f"There is a box with a {' '.join(one)} and a {' '.join(other)}.", bool(about), about
 
 
 def _box_count(draw: Random, boxes: Boxes) -> Statement:

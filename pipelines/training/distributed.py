@@ -37,18 +37,20 @@ def shard(module: TrainModule, device: torch.device, *, precision: str) -> None:
     if world()[1] == 1:
         module.to(device=device, dtype=torch.float32)
         return
-    module.to(torch.float32)
+    layers: list[nn.Module] = []
     if sum(parameter.numel() for parameter in module.parameters()) < WHOLE_BELOW:
         # FSDP2's hybrid sharding, with shards of one worker.
         mesh = init_device_mesh(device.type, (world()[1], 1), mesh_dim_names=("replicate", "shard"))
-        layers = []
     else:
         mesh, layers = init_device_mesh(device.type, (world()[1],)), _layers(module)
     half = precision == "bfloat16" and device.type == "cuda"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
     options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": policy} if policy else {})}
     for layer in layers:
+        # One at a time: a large model is never whole in float32.
+        layer.to(torch.float32)
         fully_shard(layer, **options)
+    module.to(torch.float32)
     fully_shard(module, reshard_after_forward=bool(layers), **options)
     # Buffers stay whole on every worker.
     for buffer_owner in module.modules():

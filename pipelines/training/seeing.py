@@ -147,7 +147,10 @@ def weighted(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class CellLoss(nn.Module):
-    """Teaches a stem tower from nothing; its normalisation learns its statistics meanwhile."""
+    """Teaches a stem tower from nothing; its normalisation learns its statistics meanwhile.
+
+    Each worker learns them from its own tiles, and those of the first are kept; in training they are not used.
+    """
 
     name = "cells"
 

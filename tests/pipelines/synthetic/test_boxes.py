@@ -71,10 +71,23 @@ ABOUT_ITEMS = {
 }
 
 
+def truths(draw: Random, boxes: list[list[Item]], *, towers: bool) -> dict[str, bool]:
+    """Every statement that is ever made about boxes, and whether it holds."""
+    made = (statement_about(draw, boxes, towers=towers) for _ in range(20_000))
+    return {sentence: holds for sentence, holds, _ in made}
+
+
+def test_a_statement_never_names_one_thing_twice() -> None:
+    """Two blue circles, one in each box: "a blue circle and a blue circle" would be held for true of either."""
+    boxes = [[Item("circle", "blue", 20, 40, 10)], [Item("circle", "blue", 60, 40, 10)]]
+    together = [sentence for sentence in truths(Random(1), boxes, towers=False) if " and a " in sentence]
+    assert len(together) > 5 and not any(re.search(r"with a (\w+ \w+) and a \1", sentence) for sentence in together)
+
+
 def test_statements_hold_or_not_as_one_sees() -> None:
     for boxes, expected, towers in ((TOWERS, ABOUT_TOWERS, True), (SCATTERED, ABOUT_ITEMS, False)):
         draw = Random(0)
-        said = {said: holds for said, holds, _ in (statement_about(draw, boxes, towers=towers) for _ in range(20_000))}
+        said = truths(draw, boxes, towers=towers)
         assert {sentence: said.get(sentence) for sentence in expected} == expected
 
 
@@ -115,7 +128,7 @@ def test_a_count_beyond_the_numbers_in_words_is_said_in_digits() -> None:
     """Ten black circles: no statement about "eight" of them may hold, in words or digits, but "at least" ones."""
     boxes = [[Item("circle", "black", 20 * place, 40, 10) for place in range(5)] for _ in range(2)] + [[]]
     draw = Random(4)
-    said = {said: holds for said, holds, _ in (statement_about(draw, boxes, towers=False) for _ in range(20_000))}
+    said = truths(draw, boxes, towers=False)
     assert said["There are exactly 10 black circles"] and said["There are 10 black items"]
     assert said["There are at least 9 black circles"] and not said["There are 9 black circles"]
     counted = {sentence: holds for sentence, holds in said.items() if "touching" not in sentence}

@@ -112,6 +112,19 @@ def test_statements_are_about_the_items_that_meet_their_description() -> None:
     assert {sentence: found[sentence] for sentence in about} == about
 
 
+def test_a_count_is_about_all_that_it_counts() -> None:
+    boxes = [
+        [Item("square", colour, 40, 80 - 21 * level, 20) for level, colour in enumerate(colours)]
+        for colours in (("blue",), ("blue",), ("black", "blue"))
+    ]
+    made = [statement_about(draw, boxes, towers=True) for draw in [Random(3)] for _ in range(20_000)]
+    found = {sentence: (holds, items) for sentence, holds, items in made}
+    tops, bases = [box[-1] for box in boxes], [boxes[0][0], boxes[1][0]]
+    assert found["There are exactly 3 towers with a blue block at the top"] == (True, tops)
+    assert found["There are exactly two towers with a blue block at the base"] == (True, bases)
+    assert found["There are at least 3 towers with a blue block at the base"] == (False, bases)
+
+
 def test_what_a_statement_is_about_is_seen_where_it_is_drawn() -> None:
     checked = 0
     for index in range(80):

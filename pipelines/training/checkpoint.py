@@ -36,12 +36,11 @@ from pipelines.storage import StorageOptions, filesystem, is_local, join_uri, lo
 from pipelines.training.distributed import barrier, everyone, from_first, world
 from pipelines.training.errors import TrainingStopped
 from pipelines.training.module import TrainModule
-from pipelines.training.optimizer import trainable
+from pipelines.training.optimizer import moments, trainable
 
 log = logging.getLogger(__name__)
 
 COMPLETE, STATE = "COMPLETE.json", "state.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def tensors_of(module: TrainModule, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -51,15 +50,8 @@ def tensors_of(module: TrainModule, optimizer: torch.optim.Optimizer) -> dict[st
         module: with `freeze` applied.
         optimizer: over it; moments that it has not made yet are made here, as zeros.
     """
-    found: dict[str, Tensor] = {}
-    for name, parameter in trainable(module):
-        found[f"model.{name}"] = parameter.detach()
-        state = optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter.detach())
-            state["exp_avg_sq"] = torch.zeros_like(parameter.detach())
-        found |= {f"optimizer.{name}.{key}": state[key] for key in _MOMENTS}
+    found: dict[str, Tensor] = {f"model.{name}": parameter.detach() for name, parameter in trainable(module)}
+    found |= {f"optimizer.{name}": value for name, value in moments(optimizer)}
     persistent = module.state_dict().keys()
     found |= {f"buffer.{name}": buffer for name, buffer in module.named_buffers() if name in persistent}
     return found

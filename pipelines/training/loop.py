@@ -1,6 +1,6 @@
 """One stage on one worker: load, run, step, watch, save; the same code alone, under Ray Train and in a test.
 
-    Step ─ rounds ─▶ sums of losses ─ divided by the whole step's counts ─▶ backward ─ clip ─▶ AdamW ─▶ next cursor
+    Step ─ rounds ─▶ sums of losses ─ divided by the whole step's counts ─▶ backward ─ clip ─▶ optimiser ─▶ next cursor
 
 Everything that decides numbers is a function of the settings and the step: a run that was killed and goes on computes
 what one in a single go computes, bit by bit, on the same workers. What this does *not* do: start workers (`flow`).

@@ -1,6 +1,6 @@
 """Which parameters move, how fast, and how the learning rate rises and falls.
 
-    Stage.learning_rates ─ freeze ─▶ requires_grad ─ parameter_groups ─▶ AdamW ─ rate_at(step) ─▶ lr of each group
+    Stage.learning_rates ─ freeze ─▶ requires_grad ─ parameter_groups ─▶ AdamW or Muon ─ rate_at(step) ─▶ lr of each
 
 What this does *not* do: decide the rates (`recipes`).
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llava_core.errors import ConfigError
 from llava_core.model import LLaVANeXT
 from pipelines.training.module import TrainModule
+from pipelines.training.muon import Muon
 from pipelines.training.stages import Part, Stage, part_of
 
 _MODEL, _EXTRA = "model.", "extra."
@@ -60,24 +61,26 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def parameter_groups(module: TrainModule, stage: Stage) -> list[dict[str, Any]]:
-    """One group for each part and decay, in a fixed order.
+    """One group for each part, decay and way of moving, in a fixed order.
 
     Args:
         module: frozen by `freeze`.
-        stage: rates and decay.
+        stage: rates, decay and optimiser.
 
     Returns:
-        As `torch.optim.AdamW` takes them, each with "part", "peak" and the "names" of its parameters.
+        As `torch.optim.AdamW` takes them, each with "part", "peak", "orthogonal" and the "names" of its parameters.
     """
-    groups: dict[tuple[Part, bool], dict[str, Any]] = {}
+    groups: dict[tuple[Part, bool, bool], dict[str, Any]] = {}
+    matrices = inner_matrices(module) if stage.optimizer == "muon" else frozenset()
     for name, parameter in trainable(module):
-        part, decay = part_in_module(name), decays(name, parameter)
+        part, decay, orthogonal = part_in_module(name), decays(name, parameter), id(parameter) in matrices
         group = groups.setdefault(
-            (part, decay),
+            (part, decay, orthogonal),
             {
                 "params": [],
                 "names": [],
                 "part": part,
+                "orthogonal": orthogonal,
                 "peak": stage.learning_rates[part],
                 "lr": 0.0,
                 "weight_decay": stage.weight_decay if decay else 0.0,
@@ -93,9 +96,33 @@ def trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
+def inner_matrices(module: TrainModule) -> frozenset[int]:
+    """Ids of the weights of the model's linear layers and convolutions, but for its head.
+
+    What Muon is for; embeddings, places, single vectors and the heads of extra losses stay with AdamW.
+    """
+    head = module.model.language_model.get_output_embeddings()
+    layers = (layer for layer in module.model.modules() if isinstance(layer, nn.Linear | nn.Conv2d))
+    return frozenset(id(layer.weight) for layer in layers if layer is not head)
+
+
 def make_optimizer(module: TrainModule, stage: Stage) -> torch.optim.AdamW:
-    """AdamW over a stage's parameters."""
-    return torch.optim.AdamW(parameter_groups(module, stage), betas=stage.betas, eps=stage.eps, fused=True)
+    """The stage's optimiser over its parameters."""
+    kind = Muon if stage.optimizer == "muon" else torch.optim.AdamW
+    return kind(parameter_groups(module, stage), betas=stage.betas, eps=stage.eps, fused=True)
+
+
+def moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """What an optimiser remembers, as "{parameter}.{moment}"; what it has not made yet is made here, as zeros."""
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            state = optimizer.state[parameter]
+            if not state:
+                state["exp_avg"] = torch.zeros_like(parameter.detach())
+                if not group["orthogonal"]:
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter.detach())
+            yield from ((f"{name}.{key}", value) for key, value in state.items())
 
 
 def rate_at(step: int, progress: float, stage: Stage, total_steps: float) -> float:

@@ -18,6 +18,7 @@ Part = Literal["vision_tower", "projector", "newline", "language_model", "extra"
 """What has a learning rate of its own. "newline" is `image_newline` with the document's start and end tokens, which the
 released code trains at the language model's rate; "extra" are the heads of extra losses."""
 Normalisation = Literal["global", "device", "square"]
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,8 @@ class Stage:
     """Steps over which it rises, in place of the ratio."""
     weight_decay: float = 0.0
     """Of matrices; biases, norms and single vectors never decay."""
+    optimizer: Optimizer = "adamw"
+    """"muon" moves the matrices of linear layers and convolutions by Muon, the rest by AdamW; see `muon`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of AdamW."""
     eps: float = 1e-8
@@ -96,6 +99,7 @@ class Stage:
         if not self.learning_rates or min(self.learning_rates.values()) <= 0:
             raise ConfigError(f"stage {self.name}: learning_rates is {self.learning_rates}; nothing would train")
         check_choice(f"stage {self.name}", "normalisation", self.normalisation, get_args(Normalisation))
+        check_choice(f"stage {self.name}", "optimizer", self.optimizer, get_args(Optimizer))
         check_choice(f"stage {self.name}", "precision", self.precision, ("float32", "bfloat16"))
         for name in ("batch_size", "row_tokens"):
             check_at_least(f"stage {self.name}", name, getattr(self, name), 1)

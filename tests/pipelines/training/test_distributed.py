@@ -27,13 +27,20 @@ def losses(output: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("sharded", "normalisation"), [(True, "global"), (False, "square")], ids=["sharded", "whole on each"]
+    ("sharded", "settings"),
+    [
+        (True, {}),
+        (False, {"normalisation": "square"}),
+        (True, {"optimizer": "muon"}),
+        (False, {"optimizer": "muon"}),
+    ],
+    ids=["sharded", "whole on each", "sharded, muon", "whole on each, muon"],
 )
-def test_two_workers_with_fsdp_equal_one(folder: Path, tmp_path: Path, sharded: bool, normalisation: str) -> None:
+def test_two_workers_with_fsdp_equal_one(folder: Path, tmp_path: Path, sharded: bool, settings: dict[str, str]) -> None:
     found = {}
     for size in (1, 2):
         # eps far above rounding: AdamW divides by it where a gradient is nearly nothing
-        one = cases.stage(max_steps=4, warmup_ratio=0.0, eps=1e-4, normalisation=normalisation)
+        one = cases.stage(max_steps=4, warmup_ratio=0.0, eps=1e-4, **settings)
         work = cases.work(folder / "untrained", [str(folder / "corpus/data.json")], tmp_path / f"w{size}", one)
         assert workers.run([work], size, sharded=sharded) == [0] * size
         found[size] = load_file(f"{work.own_model}/model.safetensors"), losses(Path(work.output))

@@ -25,11 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cases.write_both(tmp_path_factory.mktemp("resume"), 18)
 
 
-def three_stages(folder: Path, output: Path) -> list[StageWork]:
+def three_stages(folder: Path, output: Path, **settings: Any) -> list[StageWork]:
     """align, instruct, highres, each of 5 steps over 1.5 epochs of 20 rows; checkpoints after 2 and 4."""
     works: list[StageWork] = []
     for number, (name, parts) in enumerate(RATES.items()):
-        rates = {"learning_rates": dict.fromkeys(parts, 2e-3)} if parts else {}
+        rates = {**settings, **({"learning_rates": dict.fromkeys(parts, 2e-3)} if parts else {})}
         one = cases.stage(name, batch_size=6, epochs=1.5, max_tiles=None if not parts else 0, **rates)
         start = folder / "untrained" if not works else Path(works[-1].own_model)
         inputs = [str(folder / "corpus/data.json")]
@@ -94,12 +94,15 @@ def test_two_kills_change_nothing(folder: Path, in_one_go: dict[str, Any], tmp_p
     assert_same(killed_and_resumed(folder, [("step", STEPS + 4), ("between", 3)], tmp_path), in_one_go)
 
 
-def test_a_kill_changes_nothing_where_the_model_is_whole_on_each_worker(folder: Path, tmp_path: Path) -> None:
-    one_go, killed = tmp_path / "one_go", tmp_path / "killed"
-    assert workers.run(three_stages(folder, one_go), 2, sharded=False) == [0, 0]
-    assert workers.run(three_stages(folder, killed), 2, ("step", STEPS + 4), sharded=False)[0] == -9
-    assert workers.run(three_stages(folder, killed), 2, sharded=False) == [0, 0]
-    assert_same(outcome(killed), outcome(one_go))
+@pytest.mark.parametrize(("sharded", "optimizer"), [(False, "adamw"), (False, "muon"), (True, "muon")])
+def test_a_kill_changes_nothing_where_the_model_is_whole_on_each_worker_or_muon_moves_it(
+    folder: Path, tmp_path: Path, sharded: bool, optimizer: str
+) -> None:
+    one_go, killed = (three_stages(folder, tmp_path / name, optimizer=optimizer) for name in ("one_go", "killed"))
+    assert workers.run(one_go, 2, sharded=sharded) == [0, 0]
+    assert workers.run(killed, 2, ("step", STEPS + 4), sharded=sharded)[0] == -9
+    assert workers.run(killed, 2, sharded=sharded) == [0, 0]
+    assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "one_go"))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 A page is laid out for one canvas of 112-pixel tiles, at which its capitals are 7 to 10 pixels high, and then made
 larger or smaller as a whole: read through the tiles they are legible, squeezed into the base tile (2 or 3 times smaller
-on one side at least) they are not. Lines and the fields' values are kept clear of the edges between tiles, which would
-cut letters in two. What this does *not* do: draw letters (`lettering`).
+on one side at least) they are not. Lines and the fields' values are kept clear of the edges between tiles (`edges`).
+What this does *not* do: draw letters (`lettering`).
 """
 
 import itertools
@@ -12,16 +12,13 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from llava_core.geometry import Size, fit_inside, padding_inside, select_canvas
+from llava_core.geometry import Size
 from pipelines.synthetic.drawing import Drawing, Glyph, Seen, Split, Turn
+from pipelines.synthetic.edges import TILE, clear_of, tile_edges, uncut
 from pipelines.synthetic.lettering import NUM_FONTS, make_word, width_of, write
 
-TILE = 112
-"""Side of a tile of the model that pages are laid out for."""
 CANVASES = ((224, 224), (224, 224), (336, 112), (224, 112))
 """(height, width) that a page is laid out for; every one is a grid of 112-pixel tiles."""
-PINPOINTS = ((112, 224), (224, 112), (224, 224), (336, 112), (112, 336))
-"""Canvases that the small model knows, as `llava_core.checkpoints.fresh` has them."""
 FIELDS = {"total": "TOTAL", "tax": "TAX", "date": "DATE", "number": "NO"}
 """Asked for → as printed."""
 QUESTIONS = {
@@ -78,9 +75,9 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
     glyphs: list[Glyph] = []
     seen: dict[str, list[Glyph]] = {}
     printed: list[list[Glyph]] = []
-    edges, sides = _tile_edges(Size(height, width))
+    edges, sides = tile_edges(Size(height, width))
     for key, label, value in lines:
-        y = _clear_of(y, 0.75 * size, edges)
+        y = clear_of(y, 0.75 * size, edges)
         drawn = write(pen, (margin, y), label, font, size, (ink, ink, ink)) if label else []
         after = width_of(label, font, size) + 0.6 * size if label else 0.0
         if layout[1] == "right" and label:
@@ -89,7 +86,7 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
             after = column
         start = margin + after
         if key in FIELDS:
-            start = _uncut(start, width_of(value, font, size), sides, width)
+            start = uncut(start, width_of(value, font, size), sides, width)
         digits = write(pen, (start, y), value, font, size, (ink, ink, ink))
         seen[key] = digits
         printed += [drawn, digits]
@@ -99,34 +96,6 @@ def draw_receipt(draw: Random, split: Split) -> Drawing:
     if draw.random() < TRANSCRIPT_SHARE:
         turns += (_transcript(lines, printed),)
     return Drawing("receipt", np.asarray(image), tuple(glyphs), (), turns)
-
-
-def _tile_edges(size: Size) -> tuple[list[float], list[float]]:
-    """Heights and distances from the left on a page, pixels, at which its canvas is cut into tiles."""
-    canvas = select_canvas(size, PINPOINTS, "hf")
-    inner = fit_inside(size, canvas)
-    box = padding_inside(inner, canvas)
-    heights = [(cut - box.top) * size.height / inner.height for cut in range(TILE, canvas.height, TILE)]
-    return heights, [(cut - box.left) * size.width / inner.width for cut in range(TILE, canvas.width, TILE)]
-
-
-def _clear_of(y: float, tall: float, edges: list[float]) -> float:
-    """The same height, or the next one at which a line is not cut in two by an edge between tiles.
-
-    >>> _clear_of(100.0, 9.0, [112.0]), _clear_of(105.0, 9.0, [112.0])
-    (100.0, 114.0)
-    """
-    return next((edge + 2 for edge in edges if y - 1 < edge < y + tall + 1), y)
-
-
-def _uncut(x: float, wide: float, sides: list[float], width: int) -> float:
-    """The same start, or one beyond the edge between tiles that would cut a value, where the page has room for it.
-
-    >>> _uncut(20.0, 30.0, [112.0], 224), _uncut(90.0, 40.0, [112.0], 224), _uncut(90.0, 40.0, [112.0], 150)
-    (20.0, 114.0, 90.0)
-    """
-    moved = next((side + 2 for side in sides if x - 1 < side < x + wide + 1), x)
-    return moved if moved + wide < width else x
 
 
 def _values(draw: Random) -> dict[str, str]:

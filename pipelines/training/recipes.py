@@ -97,12 +97,13 @@ def tiny() -> Recipe:
     Nothing at this scale is pretrained, so a stage 0 makes what the document's stages begin with: `see` teaches the
     tower what is drawn in each patch, letters of signs above all, which are few in a picture and of many sizes. `align`
     then teaches the projector to hand that on; `instruct` the language model to find and say it, through any-resolution
-    tiles from the start, with two attention heads shown where to look; `highres` trains everything on the language
+    tiles from the start, with attention heads shown where it has just read and where to look next; `highres` trains everything on the language
     loss, attention still guided.
     """
     silent = LossConfig(text_weight=0.0)
     common: dict[str, Any] = {
         "precision": "float32",
+        "optimizer": "muon",
         "weight_decay": 0.01,
         "betas": (0.9, 0.98),
         "normalisation": "square",
@@ -112,7 +113,7 @@ def tiny() -> Recipe:
             name="see",
             learning_rates={"vision_tower": 3e-3, "extra": 3e-3},
             batch_size=8,
-            max_steps=4500,
+            max_steps=3600,
             losses=silent,
             extra_losses=(_SEEING + "CellLoss",),
             inputs=(_DRAWINGS + "receipt,sign:3,chart,scene:0.5,boxes:0.5;grid",),
@@ -130,20 +131,20 @@ def tiny() -> Recipe:
         ),
         Stage(
             name="instruct",
-            learning_rates={"projector": 1e-3, "newline": 1e-3, "language_model": 1.5e-3},
+            learning_rates={"projector": 2e-3, "newline": 2e-3, "language_model": 3e-3},
             batch_size=6,
-            max_steps=10000,
+            max_steps=9000,
             extra_losses=(_SEEING + "AttentionLoss",),
-            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2,scene:2,boxes:1.5;seed=2",),
+            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2.5,scene:2,boxes:2.5;seed=2",),
             **common,
         ),
         Stage(
             name="highres",
             learning_rates={"vision_tower": 2e-4, "projector": 4e-4, "newline": 4e-4, "language_model": 4e-4},
             batch_size=8,
-            max_steps=600,
+            max_steps=500,
             extra_losses=(_SEEING + "AttentionLoss",),
-            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2,scene:2,boxes:1.5;seed=3",),
+            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2.5,scene:2,boxes:2.5;seed=3",),
             **common,
         ),
     )

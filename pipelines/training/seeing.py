@@ -14,7 +14,7 @@ What this does *not* do: train by itself (`recipes`), or stay in the model: head
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -205,10 +205,11 @@ class FeatureLoss(nn.Module):
 
 
 class AttentionLoss(nn.Module):
-    """Teaches the language model where to look before it says what it sees."""
+    """Teaches the language model where to look before it says what it sees, and where it has just read."""
 
     name = "attention"
-    LAYER = 2
+    LAYERS: ClassVar = {1: 0, 2: 1}
+    """Layer → how many tokens after a query its heads look: at what was said last, and at what comes next."""
     HEADS = 2
     WEIGHT = 0.3
 
@@ -222,10 +223,11 @@ class AttentionLoss(nn.Module):
         self._end = tokenizer.eos_token_id
         # Nothing of its own is learned, but every extra loss has a device.
         self._held: dict[str, Any] = {}
-        attention = model.language_model.model.layers[self.LAYER].self_attn
-        for name in ("q_proj", "k_proj"):
-            getattr(attention, name).register_forward_hook(self._keeper(name))
-        attention.register_forward_pre_hook(self._keep_places, with_kwargs=True)
+        for layer in self.LAYERS:
+            attention = model.language_model.model.layers[layer].self_attn
+            for name in ("q_proj", "k_proj"):
+                getattr(attention, name).register_forward_hook(self._keeper(f"{layer}.{name}"))
+            attention.register_forward_pre_hook(self._keep_places, with_kwargs=True)
 
     def _keeper(self, name: str) -> Any:
         def keep(_: nn.Module, __: Any, out: Tensor) -> None:
@@ -238,30 +240,42 @@ class AttentionLoss(nn.Module):
 
     def forward(self, model: LLaVANeXT, batch: MicroBatch, output: Any) -> tuple[Tensor, int]:
         """The loss of a row, and the tokens that it asks about."""
+        places = self._held.pop("places")
+        asked = [
+            (batch.borders[number], batch.borders[number + 1], wanted)
+            for number, truth, size, plan in plans_of(batch, model.config)
+            if (wanted := self._wanted(batch, number, truth, size, plan, model.config))
+        ]
+        total = torch.zeros((), device=places[0].device)
+        for layer, ahead in self.LAYERS.items():
+            query, key = self._of_layer(layer, model, places)
+            total = total + query.sum() * 0.0
+            for start, stop, wanted in asked:
+                total = total + self._missed(query[:, start:stop], key[:, start:stop], wanted, ahead)
+        return self.WEIGHT * total, sum(len(wanted) for _, _, wanted in asked)
+
+    def _of_layer(self, layer: int, model: LLaVANeXT, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the taught heads of a layer, float[heads, T, width] each."""
         config = model.language_model.config
-        cos, sin = self._held.pop("places")
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         query, key = (
-            self._held.pop(name).view(1, -1, heads, width).transpose(1, 2)[:, : self.HEADS]
+            self._held.pop(f"{layer}.{name}").view(1, -1, heads, width).transpose(1, 2)[:, : self.HEADS]
             for name in ("q_proj", "k_proj")
         )
-        query, key = apply_rotary_pos_emb(query, key, cos, sin)
-        total, count = query.sum() * 0.0, 0
-        for number, truth, size, plan in plans_of(batch, model.config):
-            start, stop = batch.borders[number], batch.borders[number + 1]
-            wanted = self._wanted(batch, number, truth, size, plan, model.config)
-            if not wanted:
-                continue
-            rows = torch.tensor([position - 1 for position, _ in wanted], device=query.device)
-            scores = query[0, :, start + rows] @ key[0, :, start:stop].transpose(-1, -2) * width**-0.5
-            later = torch.arange(stop - start, device=query.device) > rows[:, None]
-            chances = scores.float().masked_fill(later, float("-inf")).softmax(dim=-1).mean(dim=0)
-            shown = torch.zeros_like(chances)
-            for index, (_, tokens) in enumerate(wanted):
-                shown[index, tokens] = 1.0
-            total = total - (chances * shown).sum(dim=-1).clamp(min=1e-6).log().sum()
-            count += len(wanted)
-        return self.WEIGHT * total, count
+        query, key = apply_rotary_pos_emb(query, key, *places)
+        return query[0], key[0]
+
+    def _missed(self, query: Tensor, key: Tensor, wanted: list[tuple[int, list[int]]], ahead: int) -> Tensor:
+        """Sum of the losses of one sample: how little its heads look at the tokens that they should look at."""
+        rows = torch.tensor([position - ahead for position, _ in wanted], device=query.device)
+        scores = query[:, rows] @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        later = torch.arange(key.shape[1], device=query.device) > rows[:, None]
+        chances = scores.float().masked_fill(later, float("-inf")).softmax(dim=-1).mean(dim=0)
+        shown = torch.zeros_like(chances)
+        for index, (_, tokens) in enumerate(wanted):
+            shown[index, tokens] = 1.0
+        looked: Tensor = (chances * shown).sum(dim=-1)
+        return -looked.clamp(min=1e-6).log().sum()
 
     def _wanted(
         self, batch: MicroBatch, number: int, truth: Mapping[str, Any], size: Size, plan: TilePlan, config: ModelConfig

@@ -14,8 +14,9 @@ from llava_core.errors import ConfigError
 from llava_core.geometry import Size, fit_inside, padding_inside, select_canvas
 from pipelines.synthetic.drawing import Drawing, Kind, Split
 from pipelines.synthetic.drawn import DrawnConfig, draw_one, write_drawn
+from pipelines.synthetic.edges import PINPOINTS, TILE, depth, tile_edges
 from pipelines.synthetic.lettering import CHARACTERS, is_held_out, make_word
-from pipelines.synthetic.receipts import FIELDS, PINPOINTS, QUESTIONS, TILE
+from pipelines.synthetic.receipts import FIELDS, QUESTIONS
 from pipelines.synthetic.scenes import COLOURS, NUMBERS, RELATIONS
 from pipelines.synthetic.source import ROWS_PER_UNIT, Drawings
 
@@ -155,6 +156,23 @@ def test_values_of_fields_are_not_cut_by_a_tile_edge_where_the_page_has_room() -
 
 def _char_at(drawing: Drawing, x: float, y: float) -> str:
     return next(glyph.char for glyph in drawing.glyphs if (glyph.x, glyph.y) == (x, y))
+
+
+def test_letters_of_signs_are_seldom_cut_by_a_tile_edge() -> None:
+    """No word lengthwise but where the board has no room, and few letters by half; where they fell it was 1 in 8."""
+    letters = across = along = 0
+    for drawing in drawings("sign", 300):
+        height, width = drawing.pixels.shape[:2]
+        heights, sides = tile_edges(Size(height, width))
+        for glyph, after in pairwise(drawing.glyphs):
+            if abs(glyph.y - after.y) > 1:
+                continue
+            half = (after.x - glyph.x) / 2
+            letters += 1
+            across += depth(glyph.x - half, glyph.x + half, sides) > 0.25
+            along += any(abs(glyph.y - edge) < half for edge in heights)
+    assert letters > 1500
+    assert along < 0.02 * letters and across < 0.03 * letters, (letters, across, along)
 
 
 def test_small_text_is_legible_in_the_tiles_and_not_in_the_base_tile() -> None:

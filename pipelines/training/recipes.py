@@ -97,8 +97,8 @@ def tiny() -> Recipe:
     Nothing at this scale is pretrained, so a stage 0 makes what the document's stages begin with: `see` teaches the
     tower what is drawn in each patch, letters of signs above all, which are few in a picture and of many sizes. `align`
     then teaches the projector to hand that on; `instruct` the language model to find and say it, through any-resolution
-    tiles from the start, with attention heads shown where it has just read and where to look next; `highres` trains everything on the language
-    loss, attention still guided.
+    tiles from the start, with attention heads shown where it has just read and where to look next; `highres` trains
+    everything on the language loss, attention still guided.
     """
     silent = LossConfig(text_weight=0.0)
     common: dict[str, Any] = {

@@ -7,7 +7,7 @@ import torch
 
 from llava_core.checkpoints.load import load_model
 from pipelines.training.module import TrainModule
-from pipelines.training.muon import MOMENTUM, Muon, orthogonal, shared_out
+from pipelines.training.muon import Muon, orthogonal, shared_out
 from pipelines.training.optimizer import freeze, make_optimizer, moments
 from tests.pipelines.training import cases
 
@@ -38,7 +38,7 @@ def test_steps_are_those_of_torchs_muon_but_for_its_bfloat16() -> None:
     own, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     mine = Muon(groups(own), lr=0.5, weight_decay=0.1)
     other = torch.optim.Muon(
-        [theirs], lr=0.5, weight_decay=0.1, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw", nesterov=True
+        [theirs], lr=0.5, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw", nesterov=True
     )
     for gradient in gradients:
         own.grad, theirs.grad = gradient.clone(), gradient.clone()
@@ -72,6 +72,7 @@ def test_work_is_shared_out_by_cost() -> None:
     loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(2)]
     assert sum(loads) == sum(costs) and max(loads) - min(loads) == 8**3
     assert shared_out(shapes, 1) == [0] * 5
+    assert shared_out([torch.Size((4, 4)), torch.Size((4, 4)), torch.Size((4, 8))], 2) == [1, 1, 0]
 
 
 def test_it_moves_linear_layers_and_convolutions_and_remembers_one_moment_of_them(tmp_path: Path) -> None:

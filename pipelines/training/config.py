@@ -11,7 +11,7 @@ from llava_core.checkpoints import Layout
 from llava_core.config import check_at_least, check_choice
 from llava_core.errors import ConfigError
 from pipelines.training.recipes import FRESH, RECIPES, Recipe, RecipeName
-from pipelines.training.stages import LoraConfig
+from pipelines.training.stages import LoraConfig, Optimizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,8 @@ class TrainConfig:
     """Times that the samples are seen in each stage, in place of the recipe's."""
     precision: Literal["float32", "bfloat16"] | None = None
     """Of matrix products, in place of the recipe's."""
+    optimizer: Optimizer | None = None
+    """"adamw" or "muon" (matrices by Muon, the rest by AdamW), in place of the recipe's."""
     lora_rank: int | None = None
     """Train adapters of this rank (alpha twice as much) in place of the language model's weights."""
     seed: int = 0
@@ -122,6 +124,7 @@ class TrainConfig:
             "row_tokens": self.row_tokens,
             "epochs": self.epochs,
             "precision": self.precision,
+            "optimizer": self.optimizer,
         }
         given = {name: value for name, value in changed.items() if value is not None}
         if self.lora_rank is not None:

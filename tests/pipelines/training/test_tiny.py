@@ -33,6 +33,10 @@ def test_the_recipe_brings_its_data_and_beginning_and_its_own_layout(tmp_path: P
     assert job.works[0].model == "fresh:7" and job.works[-1].export == {str(tmp_path / "model"): "own"}
     assert settle(TrainConfig(recipe="tiny", output=str(tmp_path), seed=8)).works[0].identity != job.works[0].identity
     assert all(work.stage.precision == "float32" for work in job.works)
+    assert {work.stage.optimizer for work in job.works} == {"muon"}
+    other = settle(TrainConfig(recipe="tiny", output=str(tmp_path), limit_steps=2, seed=7, optimizer="adamw"))
+    assert {work.stage.optimizer for work in other.works} == {"adamw"}
+    assert other.works[0].identity != job.works[0].identity
     whole = settle(TrainConfig(recipe="tiny", output=str(tmp_path)))
     part = settle(TrainConfig(recipe="tiny", output=str(tmp_path), stages=("see", "align")))
     assert [work.ends_recipe for work in (*job.works, *part.works)] == [False] * 6

@@ -55,7 +55,8 @@ greedy, each question alone; 95 % intervals.
 |---|---|
 {results}
 
-Lines and values of receipts are laid clear of the edges between tiles; a field that an edge cuts is read less well.
+Lines and values of receipts, and letters of signs where there is room, are laid clear of the edges between tiles; what
+an edge cuts is read less well.
 Chart values are twentieths of their axis, right within one. Statements are as often false as true, so that guessing has
 50 %.
 """

@@ -39,12 +39,13 @@ def orthogonal(matrices: Tensor) -> Tensor:
         matrices: float[n, rows, columns].
 
     Returns:
-        As many; singular values lie in 0.68..1.14, but for those below a hundredth of the largest, which are less.
+        As many; singular values lie in 0.68..1.21, but for those below a two-hundredth of their matrix's norm, which are
+        less.
 
     Example:
         >>> given = torch.diag(torch.tensor([3.0, -1.0, 0.3]))
         >>> [round(value, 1) for value in orthogonal(given[None])[0].diagonal().tolist()]
-        [0.7, -1.1, 0.9]
+        [0.8, -1.1, 0.7]
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

@@ -39,8 +39,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
         matrices: float[n, rows, columns].
 
     Returns:
-        As many; singular values lie in 0.68..1.21, but for those below a two-hundredth of their matrix's norm, which are
-        less.
+        As many; singular values lie in 0.68..1.21, but for those below a two-hundredth of their matrix's norm, which
+        are less.
 
     Example:
         >>> given = torch.diag(torch.tensor([3.0, -1.0, 0.3]))

@@ -1,5 +1,6 @@
 """Where a point of an image ends up, against the pixels and the packing themselves; what extra losses ask, of whom."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,19 @@ def test_attention_is_shown_the_token_with_the_glyph_and_moves_only_what_comes_b
     assert counts[3] > 20
     sums[3].backward()
     layers = model.language_model.model.layers
-    assert all(layers[layer].self_attn.q_proj.weight.grad.abs().sum() > 0 for layer in loss.LAYERS)
+    assert all(layers[layer].self_attn.q_proj.weight.grad.abs().sum() > 0 for layer in (1, 2))
     assert not layers[2].self_attn.v_proj.weight.grad.any() and not layers[3].self_attn.q_proj.weight.grad.any()
+
+
+def test_one_layer_looks_at_what_was_said_and_the_next_at_what_comes() -> None:
+    loss = seeing.AttentionLoss(new_model())
+    keys = torch.eye(6).expand(2, 6, 6) * 50
+    queries = torch.zeros(2, 6, 6)
+    # what is asked with the token at 4, which image token 2 shows, finds it; the token before knows nothing of it
+    queries[:, 4, 2] = 50.0
+    said, next_one = (loss._missed(queries, keys, [(4, [2])], loss.LAYERS[layer]) for layer in (1, 2))
+    assert float(said) < 1e-3
+    assert float(next_one) == pytest.approx(math.log(4))
 
 
 def test_shapes_and_values_are_looked_for_in_base_and_grid_alike() -> None:

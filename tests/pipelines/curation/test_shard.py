@@ -132,11 +132,14 @@ def test_growth_moves_few_shards(tmp_path: Path) -> None:
     fragments = plan_corpus([str(tmp_path / "photos")], settings=CorpusSettings(rows_per_fragment=8))
     kept = kept_rows(fragments)
     before = {plan.shard_id for plan in plan_shards(kept, fragments, SIZE)}
-    dropped = kept.slice(0, 50).to_pylist() + kept.slice(51).to_pylist()
-    after = {plan.shard_id for plan in plan_shards(pa.Table.from_pylist(dropped, SELECTION), fragments, SIZE)}
     assert len(before) >= 8
-    # measured: 1 of 11
-    assert 1 <= len(before - after) <= 3
+    moved = []
+    for lost in range(5, 115, 5):
+        dropped = kept.slice(0, lost).to_pylist() + kept.slice(lost + 1).to_pylist()
+        after = {plan.shard_id for plan in plan_shards(pa.Table.from_pylist(dropped, SELECTION), fragments, SIZE)}
+        moved.append(len(before - after))
+    # Cuts hang on uids, and these on the folder: 1.5 to 3 on average, at most 8, over 14 folders of 24 shards.
+    assert min(moved) == 1 and sum(moved) / len(moved) < 6, moved
     longer = {plan.shard_id for plan in plan_shards(kept.slice(0, 90), fragments, SIZE)}
     assert len(longer - before) <= 1
 

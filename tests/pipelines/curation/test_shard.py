@@ -138,8 +138,8 @@ def test_growth_moves_few_shards(tmp_path: Path) -> None:
         dropped = kept.slice(0, lost).to_pylist() + kept.slice(lost + 1).to_pylist()
         after = {plan.shard_id for plan in plan_shards(pa.Table.from_pylist(dropped, SELECTION), fragments, SIZE)}
         moved.append(len(before - after))
-    # Cuts hang on uids, and these on the folder: 1.5 to 3 on average, at most 8, over 14 folders of 24 shards.
-    assert min(moved) == 1 and sum(moved) / len(moved) < 6, moved
+    # Cuts hang on uids, and these on the folder: 6 to 11 % of shards over 14 folders; by size alone it is 57 %.
+    assert min(moved) == 1 and sum(moved) / len(moved) < 0.25 * len(before), moved
     longer = {plan.shard_id for plan in plan_shards(kept.slice(0, 90), fragments, SIZE)}
     assert len(longer - before) <= 1
 

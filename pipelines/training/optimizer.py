@@ -1,6 +1,7 @@
 """Which parameters move, how fast, and how the learning rate rises and falls.
 
-    Stage.learning_rates ─ freeze ─▶ requires_grad ─ parameter_groups ─▶ AdamW or Muon ─ rate_at(step) ─▶ lr of each
+    Stage.learning_rates ─ freeze ─▶ requires_grad ─ parameter_groups ─▶ AdamW, Muon
+    rate_at(step) ─▶ lr of each group
 
 What this does *not* do: decide the rates (`recipes`).
 """

@@ -4,7 +4,7 @@
                               patches; which shape, colour and size has its centre in a patch
     FeatureLoss    projector  the same, from what the language model will get
     AttentionLoss  language   before it says a character or a shape, two heads of one layer look at the image token that
-                              shows it
+                              shows it; two of the layer below look at the token that showed what was just said
 
 They need the truth about each sample (`TrainRow.extra`, from `pipelines.synthetic.source`); samples without it do not
 count. Small text is never asked of the base tile. Source: our own; a model of this size learned nothing in this time

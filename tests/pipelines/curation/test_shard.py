@@ -139,7 +139,7 @@ def test_growth_moves_few_shards(tmp_path: Path) -> None:
         after = {plan.shard_id for plan in plan_shards(pa.Table.from_pylist(dropped, SELECTION), fragments, SIZE)}
         moved.append(len(before - after))
     # Cuts hang on uids, and these on the folder: 6 to 11 % of shards over 14 folders; by size alone it is 57 %.
-    assert min(moved) == 1 and sum(moved) / len(moved) < 0.25 * len(before), moved
+    assert min(moved) == 1 and sum(moved) / len(moved) < 0.2 * len(before), moved
     longer = {plan.shard_id for plan in plan_shards(kept.slice(0, 90), fragments, SIZE)}
     assert len(longer - before) <= 1
 

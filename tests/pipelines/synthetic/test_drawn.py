@@ -159,7 +159,7 @@ def _char_at(drawing: Drawing, x: float, y: float) -> str:
 
 
 def test_letters_of_signs_are_seldom_cut_by_a_tile_edge() -> None:
-    """No word lengthwise but where the board has no room, and few letters by half; where they fell it was 1 in 8."""
+    """No word lengthwise but where the board has no room, and few letters by half; where they fell it was 1 in 10."""
     letters = across = along = 0
     for drawing in drawings("sign", 300):
         height, width = drawing.pixels.shape[:2]

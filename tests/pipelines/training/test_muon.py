@@ -27,7 +27,7 @@ def test_singular_vectors_stay_and_values_come_near_one(shape: tuple[int, int, i
     diagonal = seen.diagonal(dim1=-2, dim2=-1)
     far = values > 0.02 * values.amax(-1, keepdim=True)
     assert far.float().mean() > 0.8
-    assert diagonal[far].min() > 0.6 and diagonal[far].max() < 1.21
+    assert diagonal[far].min() > 0.68 and diagonal[far].max() < 1.21
     assert (seen - torch.diag_embed(diagonal)).abs().max() < 1e-4
 
 

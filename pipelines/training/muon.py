@@ -12,8 +12,7 @@ arXiv 2502.16982.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -85,11 +84,11 @@ class Muon(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient.
 
         Args:
-            closure: not taken.
+            closure: there is none; gradients are there already.
         """
         moving = [
             (group, parameter)

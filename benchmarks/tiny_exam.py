@@ -13,8 +13,8 @@ from pipelines.synthetic.scoring import Asked, exam, share, wilson, yes_f1
 
 CHUNK = 100
 """Drawings whose questions are asked at once."""
-MOST_TOKENS = 48
-"""Of a reply; the longest true one, a caption of four shapes, has 23."""
+MOST_TOKENS = 96
+"""Of a reply; the longest true one, a count aloud over three boxes of eight, has 83."""
 
 
 @dataclass(frozen=True, slots=True)

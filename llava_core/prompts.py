@@ -34,6 +34,7 @@ from llava_core.templates import TEMPLATES, Template, find_template
 __all__ = [
     "CHOICE_SUFFIX",
     "IMAGE_PLACEHOLDER",
+    "JUDGE_SUFFIX",
     "SHORT_SUFFIX",
     "TEMPLATES",
     "VIDEO_PLACEHOLDER",
@@ -59,6 +60,8 @@ __all__ = [
 SHORT_SUFFIX = "Answer the question using a single word or phrase."
 CHOICE_SUFFIX = "Answer with the option's letter from the given choices directly."
 """What follows a question on a line of its own, in LLaVA's training mix and in its evaluation."""
+JUDGE_SUFFIX = "What is in each box, and is this statement true or false?"
+"""What follows a statement of NLVR, so that a model looks before it judges; our own, as LLaVA's authors have none."""
 
 ImagePlacement = Literal["front", "keep"]
 """A turn's only image: to the front of its turn, as the released data code moves it, or where it stands."""

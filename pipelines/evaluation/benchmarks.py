@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from llava_core.errors import ConfigError
-from llava_core.prompts import CHOICE_SUFFIX, SHORT_SUFFIX
+from llava_core.prompts import CHOICE_SUFFIX, JUDGE_SUFFIX, SHORT_SUFFIX
 from pipelines.evaluation import metrics, replies, submissions, totals, vqa_metrics
 from pipelines.evaluation import readers_choice as choice
 from pipelines.evaluation import readers_documents as documents
@@ -102,7 +102,9 @@ def _by_anls(item: Item, answer: str) -> float:
 
 
 def _by_drawn(item: Item, answer: str) -> float:
-    """Exact match, but for values read off a chart: those within 5 %, all of them."""
+    """Exact match, but for values read off a chart, all within 5 %, and the verdict on a statement."""
+    if item.facts["task"] == "statement":
+        return float(replies.true_false(answer) == replies.true_false(item.references[0]))
     if item.facts["task"] not in ("value", "values"):
         return metrics.exact_match(answer, item.references[0])
     given, wanted = (text.replace(" ", "").split(",") for text in (answer, item.references[0]))
@@ -339,7 +341,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         read=choice.read_nlvr,
         metric=totals.nlvr_metric(),
         parsers={"true/false": lambda item, reply: replies.true_false(reply)},
-        suffix=f"Is this statement about the image true or false? {SHORT_SUFFIX}",
+        suffix=JUDGE_SUFFIX,
+        max_new_tokens=128,
     ),
     Benchmark(
         name="coco-captions",
@@ -371,7 +374,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         metric=totals.mean_metric("accuracy", _by_drawn),
         parsers=_SHORT,
         suffix="none",
-        max_new_tokens=32,
+        max_new_tokens=96,
     ),
     Benchmark(
         name="drawn-captions",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from llava_core.prompts import CHOICE_SUFFIX
+from llava_core.prompts import CHOICE_SUFFIX, JUDGE_SUFFIX
 from pipelines.evaluation.items import Item
 from pipelines.evaluation.readers_vqa import lettered, short
 from pipelines.evaluation.sources import Source, records
@@ -205,7 +205,7 @@ def read_nlvr(source: Source) -> list[Item]:
                     item_id=PurePosixPath(path).stem,
                     image=path,
                     question=sentence,
-                    prompt=short(f"{sentence}\nIs this statement about the image true or false?"),
+                    prompt=f"{sentence}\n{JUDGE_SUFFIX}",
                     references=(one["label"],),
                     group=one["identifier"],
                 )

@@ -51,15 +51,18 @@ def yes_no_mme(reply: str) -> str | None:
 
 
 def true_false(reply: str) -> str | None:
-    """Yes or true, no or false, as the first word of the reply.
+    """The verdict of a reply: its last "true" or "false"; if it has neither, a "yes" or "no" that it begins with.
 
     Example:
-        >>> true_false("True."), true_false("no, it is not"), true_false("maybe")
-        ('true', 'false', None)
+        >>> true_false("True."), true_false("one black block, two blue ones: so it is not true"), true_false("no, none")
+        ('true', 'false', 'false')
     """
-    found = re.match(r"\W*(\w+)", reply)
-    words = {"yes": "true", "true": "true", "no": "false", "false": "false"}
-    return words.get(found[1].casefold()) if found else None
+    said = reply.casefold()
+    if verdicts := re.findall(r"\b(not )?(true|false)\b", said):
+        refused, verdict = verdicts[-1]
+        return {"true": "false", "false": "true"}[verdict] if refused else str(verdict)
+    found = re.match(r"\W*(yes|no)\b", said)
+    return {"yes": "true", "no": "false"}[found[1]] if found else None
 
 
 def letter_exact(reply: str, choices: Sequence[str]) -> str | None:

@@ -5,15 +5,17 @@ these are made from patterns. What this does *not* do: state things (`statements
 (`pipelines/evaluation/readers_choice`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from llava_core.prompts import JUDGE_SUFFIX, SHORT_SUFFIX
+from pipelines.synthetic.clauses import COLOURS, SHAPES, SIDE, Box, Item
 from pipelines.synthetic.drawing import Drawing, Seen, Thing, Turn
 from pipelines.synthetic.lettering import Colour
-from pipelines.synthetic.statements import COLOURS, SHAPES, SIDE, Boxes, Item, statement_about
+from pipelines.synthetic.statements import Statement, evidence, statement_about
 
 FILLS: dict[str, Colour] = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
 STEP, BLOCK = 150, 20
@@ -21,11 +23,10 @@ STEP, BLOCK = 150, 20
 ITEM_SIZES = (10, 20, 30)
 MOST_ITEMS, MOST_BLOCKS = 8, 4
 GREY, WALL = (211, 211, 211), (128, 128, 128)
-QUESTION = "Is this statement about the image true or false?"
-SUFFIX = "Answer the question using a single word or phrase."
-SUFFIX_SHARE = 0.4
-"""Of statements that are asked as the released models were, with a suffix for short answers."""
-NUM_STATEMENTS = 4
+SHORT_QUESTION = f"Is this statement about the image true or false?\n{SHORT_SUFFIX}"
+NUM_STATEMENTS = 8
+SHORT_SHARE = 0.2
+"""Of statements that are answered by one word, without counting aloud."""
 
 
 def draw_boxes(draw: Random) -> Drawing:
@@ -50,8 +51,7 @@ def draw_boxes(draw: Random) -> Drawing:
     # Items of two boxes may be equal, so that only their identity tells where one is.
     places = {id(item): thing for item, thing in zip((item for box in boxes for item in box), things, strict=True)}
     for _ in range(NUM_STATEMENTS):
-        sentence, holds, about = statement_about(draw, boxes, towers=towers)
-        turns.append(_asked(draw, sentence, holds, [places[id(item)] for item in about]))
+        turns.append(_asked(draw, statement_about(draw, boxes, towers=towers), boxes, places, towers=towers))
     draw.shuffle(turns)
     return Drawing("boxes", np.asarray(image), (), tuple(things), tuple(turns))
 
@@ -87,7 +87,7 @@ def _draw_item(pen: ImageDraw.ImageDraw, item: Item, left: int) -> None:
         pen.polygon(((x + end / 2, y), (x, y + end), (x + end, y + end)), fill=fill)
 
 
-def _listing(boxes: Boxes, things: Sequence[Thing], *, towers: bool) -> Turn:
+def _listing(boxes: Sequence[Box], things: Sequence[Thing], *, towers: bool) -> Turn:
     """What is in each box, and where: colours of towers from the base up, colours and shapes of items."""
     text, seen, left = "", [], iter(things)
     for number, box in enumerate(boxes):
@@ -101,9 +101,11 @@ def _listing(boxes: Boxes, things: Sequence[Thing], *, towers: bool) -> Turn:
     return Turn("caption", "What is in each box?", text, tuple(seen))
 
 
-def _asked(draw: Random, sentence: str, holds: bool, about: Sequence[Thing]) -> Turn:
-    question = f"{sentence}\n{QUESTION}"
-    if draw.random() < SUFFIX_SHARE:
-        question += f"\n{SUFFIX}"
-    answer = "true" if holds else "false"
-    return Turn("statement", question, answer, tuple(Seen(0, len(answer), thing.x, thing.y) for thing in about))
+def _asked(
+    draw: Random, statement: Statement, boxes: Sequence[Box], places: Mapping[int, Thing], *, towers: bool
+) -> Turn:
+    if draw.random() < SHORT_SHARE:
+        return Turn("statement", f"{statement.sentence}\n{SHORT_QUESTION}", "true" if statement.holds else "false")
+    answer, found = evidence(statement, boxes, towers=towers)
+    seen = tuple(Seen(start, stop, places[id(item)].x, places[id(item)].y) for start, stop, item in found)
+    return Turn("statement", f"{statement.sentence}\n{JUDGE_SUFFIX}", answer, seen)

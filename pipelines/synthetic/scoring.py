@@ -80,6 +80,9 @@ def grade(asked: Asked, reply: str) -> tuple[int, int]:
             return int(named(reply) == truth), 1
         case "values" | "value":
             return values_right(reply, turn.answer, asked.drawing.scale)
+        case "statement":
+            # The counting aloud that comes before the verdict is not asked for.
+            return int(reply.strip().rpartition(" ")[2] == turn.answer.rpartition(" ")[2]), 1
         case _:
             return int(reply.strip() == turn.answer), 1
 

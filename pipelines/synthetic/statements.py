@@ -3,233 +3,146 @@
 What this does *not* do: draw (`boxes`).
 """
 
-import functools
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-SIDE = 100
-"""Of a box, pixels."""
-COLOURS = ("yellow", "black", "blue")
-SHAPES = ("circle", "square", "triangle")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+from pipelines.synthetic.clauses import (
+    NUMBERS,
+    SIZES,
+    Box,
+    Clause,
+    Item,
+    description,
+    of_items,
+    of_tower,
+    quantity,
+    with_article,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One shape in a box."""
+class Statement:
+    """A sentence, and what one counts to tell whether it holds."""
 
-    shape: str
-    """"circle", …; towers are of squares."""
-    colour: str
-    """Its name."""
-    x: int
-    """Of its left edge within the box, pixels."""
-    y: int
-    """Of its upper edge, pixels."""
-    size: int
-    """Of its side, pixels."""
-
-    @property
-    def on_wall(self) -> bool:
-        """Whether it touches the box's edge."""
-        return min(self.x, self.y) == 0 or max(self.x, self.y) + self.size >= SIDE
+    sentence: str
+    """In words."""
+    holds: bool
+    """Whether it is true."""
+    counted: Sequence[Item]
+    """Items that meet its description, whole, or in each box."""
+    boxes: tuple[bool, ...] | None = None
+    """Where boxes are counted: which of them are."""
 
 
-Boxes = Sequence[Sequence[Item]]
-"""Items of each box: of a tower from its base up, else from left to right."""
-Statement = tuple[str, bool, list[Item]]
-"""A sentence, whether it holds, and the items that it is about: those that meet its description, if any do."""
+def statement_about(draw: Random, boxes: Sequence[Box], *, towers: bool) -> Statement:
+    """A statement of which a coin says whether it shall hold, where that can be had.
 
-
-def statement_about(draw: Random, boxes: Boxes, *, towers: bool) -> Statement:
-    """A statement of which a coin says whether it shall hold, where that can be had."""
+    Args:
+        draw: everything follows from it.
+        boxes: what is in them; none is empty.
+        towers: whether they hold towers of blocks.
+    """
     wanted = draw.random() < 0.5
-    makers = _OF_TOWERS if towers else _OF_ITEMS
     for _ in range(12):
-        statement = draw.choice(makers)(draw, boxes)
-        if statement[1] == wanted:
+        made = _of_items if draw.random() < (0.15 if towers else 0.55) else _of_boxes
+        statement = made(draw, boxes, towers=towers)
+        if statement.holds == wanted:
             break
     return statement
 
 
-def _quantity(draw: Random, count: int) -> tuple[str, str, bool]:
-    """A quantity near a count, "is" or "are", and whether the count meets it.
-
-    >>> _quantity(Random(1), 2)
-    ('exactly two', 'are', True)
-    """
-    number = max(1, count + draw.choice((-1, 0, 0, 1)))
-    kind = draw.choice(("exactly", "exactly", "", "at least"))
-    in_words = draw.random() < 0.5 and number < len(NUMBERS)
-    word = NUMBERS[number] if in_words else str(number)
-    holds = count >= number if kind == "at least" else count == number
-    return f"{kind} {word}".strip(), "is" if number == 1 else "are", holds
-
-
-def _plural(noun: str, verb: str) -> str:
-    return noun.replace("box", "boxe") + "s" if verb == "are" else noun
-
-
-def _holding(boxes: Boxes, colour: str, number: int, *, least: bool) -> list[list[Item]]:
-    """The items of a colour, or of any, in each box that has so many of them, or at least so many."""
-    found = [[item for item in box if colour in ("", item.colour)] for box in boxes]
-    return [items for items in found if (len(items) >= number if least else len(items) == number)]
-
-
-def _flat(boxes: Iterable[Iterable[Item]]) -> list[Item]:
-    return [item for box in boxes for item in box]
-
-
-def _several(quantity: str, number: int, colour: str, noun: str) -> str:
-    """So many things of a colour.
-
-    >>> _several("at least", 2, "blue", "block"), _several("", 1, "", "item")
-    ('at least two blue blocks', 'one item')
-    """
-    words = (quantity, NUMBERS[number], colour, noun + ("s" if number > 1 else ""))
-    return " ".join(word for word in words if word)
-
-
-def _end_of_tower(draw: Random, boxes: Boxes) -> Statement:
-    """There is exactly one tower with a blue block at the top."""
-    colour, end = draw.choice(COLOURS), draw.choice(("top", "base"))
-    ends = [box[-1 if end == "top" else 0] for box in boxes]
-    found = [item for item in ends if item.colour == colour]
-    if draw.random() < 0.35:
-        return f"There is a {colour} block as the {end} of a tower.", bool(found), found
-    many, verb, holds = _quantity(draw, len(found))
-    return f"There {verb} {many} {_plural('tower', verb)} with a {colour} block at the {end}", holds, found
-
-
-def _blocks_of_tower(draw: Random, boxes: Boxes) -> Statement:
-    """There are two towers with at least 2 black blocks."""
-    colour, number = draw.choice(("", *COLOURS)), draw.randint(1, 3)
-    least = draw.random() < 0.5
-    found = _holding(boxes, colour, number, least=least)
-    blocks = _several("at least" if least else "exactly", number, colour, "block")
-    if draw.random() < 0.5:
-        return f"There is a tower with {blocks}.", bool(found), _flat(found)
-    many, verb, holds = _quantity(draw, len(found))
-    return f"There {verb} {many} {_plural('tower', verb)} with {blocks}", holds, _flat(found)
-
-
-def _over(draw: Random, boxes: Boxes) -> Statement:
-    """There is a yellow block over a black block."""
-    upper, lower = draw.choice(COLOURS), draw.choice(COLOURS)
-    found = [[(a, b) for a, b in itertools.pairwise(box) if (b.colour, a.colour) == (upper, lower)] for box in boxes]
-    about = [item for pairs in found for pair in pairs for item in pair]
-    pair = f"a {upper} block {draw.choice(('over', 'above', 'on'))} a {lower} block"
-    if draw.random() < 0.5:
-        return f"There is {pair}.", bool(about), about
-    many, verb, holds = _quantity(draw, sum(bool(pairs) for pairs in found))
-    return f"There {verb} {many} {_plural('tower', verb)} with {pair}", holds, about
-
-
-def _end_of_sized_tower(draw: Random, boxes: Boxes) -> Statement:
-    """There is a blue block as the base of a tower with at least three blocks."""
-    colour, end, number = draw.choice(COLOURS), draw.choice(("top", "base")), draw.randint(1, 4)
-    kind = draw.choice(("exactly", "at least", "only", ""))
-    sized = [box for box in boxes if (len(box) >= number if kind == "at least" else len(box) == number)]
-    found = [item for item in (box[-1 if end == "top" else 0] for box in sized) if item.colour == colour]
-    blocks = _several(kind, number, "", "block")
-    return f"There is a {colour} block as the {end} of a tower with {blocks}.", bool(found), found
-
-
-def _whole_tower(draw: Random, boxes: Boxes) -> Statement:
-    """There is a black tower."""
-    if draw.random() < 0.4:
-        found = _coloured(boxes, set(COLOURS))
-        return "There is a tower which has blocks of all three colors", bool(found), _flat(found)
-    colour = draw.choice(COLOURS)
-    found = _coloured(boxes, {colour})
-    sentence = draw.choice((f"There is a {colour} tower.", f"There is a tower with only {colour} blocks."))
-    return sentence, bool(found), _flat(found)
-
-
-def _count(draw: Random, boxes: Boxes, *, towers: bool) -> Statement:
-    """There are 2 blue triangles."""
-    colour, shape = draw.choice(COLOURS), draw.choice((*SHAPES, ""))
-    if towers:
-        shape = ""
-    noun = "block" if towers else shape or "item"
-    found = [item for item in _flat(boxes) if item.colour == colour and shape in ("", item.shape)]
-    many, verb, holds = _quantity(draw, len(found))
-    return f"There {verb} {many} {colour} {_plural(noun, verb)}", holds, found
-
-
-def _exists(draw: Random, boxes: Boxes) -> Statement:
-    """There is a yellow square touching the wall."""
-    colour, shape = draw.choice(COLOURS), draw.choice(SHAPES)
-    found = [item for box in boxes for item in box if (item.colour, item.shape) == (colour, shape)]
-    if draw.random() < 0.5:
-        return f"There is a {colour} {shape}.", bool(found), found
-    place = draw.choice(("touching the wall", "touching the edge", "not touching the edge"))
-    found = [item for item in found if item.on_wall != place.startswith("not")]
-    return f"There is a {colour} {shape} {place}", bool(found), found
-
-
-def _touching(draw: Random, boxes: Boxes) -> Statement:
+def _of_items(draw: Random, boxes: Sequence[Box], *, towers: bool) -> Statement:
     """There are exactly two black circles not touching any edge."""
-    colour, shape = draw.choice(("", *COLOURS)), draw.choice((*SHAPES, "item"))
-    place = draw.choice(("touching the wall", "touching the edge", "not touching any edge"))
-    found = [item for item in _flat(boxes) if colour in ("", item.colour) and shape in ("item", item.shape)]
-    found = [item for item in found if item.on_wall != place.startswith("not")]
-    many, verb, holds = _quantity(draw, len(found))
-    nouns = f"{colour} {_plural(shape, verb)}".strip()
-    return f"There {verb} {many} {nouns} {place}", holds, found
+    meant = description(draw, boxes, towers=towers)
+    counted = [item for box in boxes for item in box if meant.meets(item)]
+    many = quantity(draw, len(counted))
+    words = with_article(f"{many.words} {meant.plural if many.is_plural else meant.singular}")
+    sentence = f"There {'are' if many.is_plural else 'is'} {words}"
+    return Statement(_ended(draw, sentence), many.met_by(len(counted)), counted)
 
 
-def _together(draw: Random, boxes: Boxes) -> Statement:
-    """There is a box with a yellow circle and a blue circle."""
-    there = [(item.colour, item.shape) for item in _flat(boxes)]
-    one = draw.choice(there)
-    other = draw.choice([kind for kind in [*there, *itertools.product(COLOURS, SHAPES)] if kind != one])
-    found = [box for box in boxes if {one, other} <= {(item.colour, item.shape) for item in box}]
-    about = [item for item in _flat(found) if (item.colour, item.shape) in (one, other)]
-    return f"There is a box with a {' '.join(one)} and a {' '.join(other)}.", bool(about), about
+def _of_boxes(draw: Random, boxes: Sequence[Box], *, towers: bool) -> Statement:
+    """There is a tower with two black blocks, or the like of several or all."""
+    if towers and draw.random() < 0.3:
+        return _ends(draw, boxes)
+    clause = of_tower(draw, boxes) if towers else of_items(draw, boxes)
+    are, counted = _judged(clause, boxes)
+    one = "tower" if towers else draw.choice(("box", "box", "grey box"))
+    several = f"{one}s" if towers else f"{one}es"
+    way = draw.random()
+    if way < 0.08:
+        each = draw.choice((f"Each {one} has", f"All 3 {several} have", f"All {several} have"))
+        return Statement(_ended(draw, f"{each} {clause.words}"), all(are), counted, are)
+    if way < 0.16:
+        some = draw.choice((f"One of the {several} has", f"One {one} has"))
+        return Statement(_ended(draw, f"{some} {clause.words}"), any(are), counted, are)
+    many = quantity(draw, sum(are))
+    links = ("with", "with", "with", "with", "having", "which have" if many.is_plural else "which has")
+    start = f"There are {many.words} {several}" if many.is_plural else f"There is {many.words} {one}"
+    sentence = f"{start} {draw.choice(links)} {clause.words}"
+    return Statement(_ended(draw, sentence), many.met_by(sum(are)), counted, are)
 
 
-def _box_count(draw: Random, boxes: Boxes) -> Statement:
-    """There is a box with exactly three black items."""
-    colour, number = draw.choice(("", *COLOURS)), draw.randint(1, 5)
-    least = draw.random() < 0.4
-    found = _holding(boxes, colour, number, least=least)
-    items = _several("at least" if least else draw.choice(("", "exactly")), number, colour, "item")
-    if draw.random() < 0.6:
-        return f"There is a box with {items}.", bool(found), _flat(found)
-    many, verb, holds = _quantity(draw, len(found))
-    return f"There {verb} {many} {_plural('box', verb)} with {items}", holds, _flat(found)
+def _ends(draw: Random, boxes: Sequence[Box]) -> Statement:
+    """There is a blue block as the base of a tower with at least three blocks."""
+    end, number = draw.choice((0, -1)), len(draw.choice(boxes))
+    there = draw.choice(boxes)[end].colour
+    colour = draw.choice((there, there, "yellow", "black", "blue"))
+    size = quantity(draw, number, SIZES) if draw.random() < 0.4 else None
+    clause = Clause("", lambda box: box[end].colour == colour and (size is None or size.met_by(len(box))), list)
+    are, counted = _judged(clause, boxes)
+    many = quantity(draw, sum(are))
+    blocks = f"are {many.words} {colour} blocks" if many.is_plural else f"is {many.words} {colour} block"
+    sentence = f"There {blocks} as the {'top' if end else 'base'} of a tower"
+    if size:
+        sentence += f" with {size.words} block{'s' if size.is_plural else ''}"
+    return Statement(_ended(draw, sentence), many.met_by(sum(are)), counted if size else [], are)
 
 
-def _box_colours(draw: Random, boxes: Boxes) -> Statement:
-    """There is a box with only black and yellow items."""
-    pair = draw.sample(COLOURS, 2)
-    if draw.random() < 0.4:
-        sentence, colours = "There is a box with items of all 3 different colors.", set(COLOURS)
-    elif draw.random() < 0.4:
-        sentence, colours = f"There is a box with only {pair[0]} items.", {pair[0]}
-    else:
-        sentence, colours = f"There is a box with only {pair[0]} and {pair[1]} items.", set(pair)
-    found = _coloured(boxes, colours)
-    return sentence, bool(found), _flat(found)
+def _judged(clause: Clause, boxes: Sequence[Box]) -> tuple[tuple[bool, ...], list[Item]]:
+    """Which boxes have what a clause says, and the items that one counts to tell."""
+    return tuple(clause.holds(box) for box in boxes), [item for box in boxes for item in clause.counted(box)]
 
 
-def _coloured(boxes: Boxes, colours: set[str]) -> list[Sequence[Item]]:
-    """Boxes whose items have these colours, all of them and no other."""
-    return [box for box in boxes if {item.colour for item in box} == colours]
+def _ended(draw: Random, sentence: str) -> str:
+    return f"{sentence}." if draw.random() < 0.6 else sentence
 
 
-_Maker = Callable[[Random, Boxes], Statement]
-_count_blocks, _count_items = (functools.partial(_count, towers=towers) for towers in (True, False))
-_OF_TOWERS: tuple[_Maker, ...] = (
-    _end_of_tower,
-    _end_of_tower,
-    _end_of_sized_tower,
-    _blocks_of_tower,
-    _over,
-    _whole_tower,
-    _count_blocks,
-)
-_OF_ITEMS: tuple[_Maker, ...] = (_exists, _touching, _count_items, _box_count, _together, _box_colours)
+def evidence(statement: Statement, boxes: Sequence[Box], *, towers: bool) -> tuple[str, list[tuple[int, int, Item]]]:
+    """What is in the boxes with the counting done aloud, and the verdict.
+
+    Items are listed as in a plain listing. One that is counted has its number after it: of all boxes, or of its own
+    where boxes are judged, and those have "yes" or "no" after their last.
+
+    Args:
+        statement: to judge.
+        boxes: what is in them.
+        towers: of towers only colours are said.
+
+    Returns:
+        The text, and of each item (first character, character after its last, the item).
+
+    Example:
+        >>> black, blue = Item("square", "black", 40, 80, 20), Item("square", "blue", 40, 59, 20)
+        >>> boxes = [[black, blue], [blue], [blue, blue]]
+        >>> two_blue = Statement("One tower has two blue blocks.", True, [], (False, False, True))
+        >>> evidence(two_blue, boxes, towers=True)[0]
+        'black blue no, blue no, blue blue yes: true'
+    """
+    counted = {id(item) for item in statement.counted}
+    text, places, number = "", [], 0
+    for at, box in enumerate(boxes):
+        text += ", " if at else ""
+        number = number if statement.boxes is None else 0
+        for item in box:
+            text += "" if not text or text.endswith(" ") else " "
+            words = item.colour if towers else f"{item.colour} {item.shape}"
+            places.append((len(text), len(text) + len(words), item))
+            text += words
+            if id(item) in counted:
+                number += 1
+                text += f" {NUMBERS[number] if number < len(NUMBERS) else number}"
+        if statement.boxes is not None:
+            text += " yes" if statement.boxes[at] else " no"
+    return f"{text}: {'true' if statement.holds else 'false'}", places

@@ -98,7 +98,7 @@ def tiny() -> Recipe:
     tower what is drawn in each patch, letters of signs above all, which are few in a picture and of many sizes. `align`
     then teaches the projector to hand that on; `instruct` the language model to find and say it, through any-resolution
     tiles from the start, with attention heads shown where it has just read and where to look next; `highres` trains
-    everything on the language loss, attention still guided.
+    everything on the language loss, attention still guided, most on what is hardest.
     """
     silent = LossConfig(text_weight=0.0)
     common: dict[str, Any] = {
@@ -140,11 +140,11 @@ def tiny() -> Recipe:
         ),
         Stage(
             name="highres",
-            learning_rates={"vision_tower": 2e-4, "projector": 4e-4, "newline": 4e-4, "language_model": 4e-4},
+            learning_rates={"vision_tower": 5e-4, "projector": 1.5e-3, "newline": 1.5e-3, "language_model": 2e-3},
             batch_size=8,
-            max_steps=400,
+            max_steps=2400,
             extra_losses=(_SEEING + "AttentionLoss",),
-            inputs=(_DRAWINGS + "receipt:2,sign:2,chart:2.5,scene:2,boxes:2.5;seed=3",),
+            inputs=(_DRAWINGS + "receipt:2.5,sign,chart:0.5,scene:2.5,boxes:6;seed=3",),
             **common,
         ),
     )

@@ -4,7 +4,8 @@
                               patches; which shape, colour and size has its centre in a patch
     FeatureLoss    projector  the same, from what the language model will get
     AttentionLoss  language   before it says a character or a shape, two heads of one layer look at the image token that
-                              shows it; two of the layer below look at the token that showed what was just said
+                              shows it; two of the layer below look at the token that showed what was just said, its
+                              other two at the same word in the question
 
 They need the truth about each sample (`TrainRow.extra`, from `pipelines.synthetic.source`); samples without it do not
 count. Small text is never asked of the base tile. Source: our own; a model of this size learned nothing in this time
@@ -205,12 +206,17 @@ class FeatureLoss(nn.Module):
 
 
 class AttentionLoss(nn.Module):
-    """Teaches the language model where to look before it says what it sees, and where it has just read."""
+    """Teaches the language model where to look before it says what it sees, where it has just read, and who asked.
+
+    Heads of `NAMED_LAYER` that are not taught to look at the image learn to look from a shape, a colour or "block" that
+    was just said to the same word in the question, so that what is listed is matched with what is asked for.
+    """
 
     name = "attention"
     LAYERS: ClassVar = {1: 0, 2: 1}
     """Layer → how many tokens after a query its heads look: at what was said last, and at what comes next."""
     HEADS = 2
+    NAMED_LAYER = 1
     WEIGHT = 0.3
 
     def __init__(self, model: LLaVANeXT) -> None:
@@ -221,6 +227,8 @@ class AttentionLoss(nn.Module):
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._lengths = [len(token) for token in tokens]
         self._end = tokenizer.eos_token_id
+        bare = [token.removeprefix("Ġ").removesuffix("s") for token in tokens]
+        self._named_word = [word if word in {*COLOURS, *SHAPES, "block"} else "" for word in bare]
         # Nothing of its own is learned, but every extra loss has a device.
         self._held: dict[str, Any] = {}
         for layer in self.LAYERS:
@@ -246,21 +254,28 @@ class AttentionLoss(nn.Module):
             for number, truth, size, plan in plans_of(batch, model.config)
             if (wanted := self._wanted(batch, number, truth, size, plan, model.config))
         ]
+        named = [
+            (batch.borders[number], batch.borders[number + 1], wanted)
+            for number in range(len(batch.samples))
+            if (wanted := self._named(batch, number))
+        ]
+        lessons = [(layer, slice(self.HEADS), ahead, asked) for layer, ahead in self.LAYERS.items()]
+        lessons.append((self.NAMED_LAYER, slice(self.HEADS, None), 0, named))
+        heads = {layer: self._of_layer(layer, model, places) for layer in self.LAYERS}
         total = torch.zeros((), device=places[0].device)
-        for layer, ahead in self.LAYERS.items():
-            query, key = self._of_layer(layer, model, places)
+        for layer, taught, ahead, given in lessons:
+            query, key = (of_heads[taught] for of_heads in heads[layer])
             total = total + query.sum() * 0.0
-            for start, stop, wanted in asked:
+            for start, stop, wanted in given:
                 total = total + self._missed(query[:, start:stop], key[:, start:stop], wanted, ahead)
         return self.WEIGHT * total, sum(len(wanted) for _, _, wanted in asked)
 
     def _of_layer(self, layer: int, model: LLaVANeXT, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries and keys of the taught heads of a layer, float[heads, T, width] each."""
+        """Queries and keys of a layer, float[heads, T, width] each."""
         config = model.language_model.config
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         query, key = (
-            self._held.pop(f"{layer}.{name}").view(1, -1, heads, width).transpose(1, 2)[:, : self.HEADS]
-            for name in ("q_proj", "k_proj")
+            self._held.pop(f"{layer}.{name}").view(1, -1, heads, width).transpose(1, 2) for name in ("q_proj", "k_proj")
         )
         query, key = apply_rotary_pos_emb(query, key, *places)
         return query[0], key[0]
@@ -301,6 +316,22 @@ class AttentionLoss(nn.Module):
                     for token in self._tokens(x, y, size, plan, config, base=last - first > 1)
                 }
                 found += [(position, sorted(tokens))] if tokens else []
+        return found
+
+    def _named(self, batch: MicroBatch, number: int) -> list[tuple[int, list[int]]]:
+        """(answer token, tokens of its question with the same word; the sample's first token where it has none)."""
+        start, stop = batch.borders[number], batch.borders[number + 1]
+        ids, labels = batch.input_ids[0, start:stop].tolist(), batch.labels[0, start:stop].tolist()
+        words = [self._named_word[token] for token in ids]
+        found: list[tuple[int, list[int]]] = []
+        asked = 0
+        for run in answers(labels):
+            question = range(asked, run[0])
+            if any(words[at] for at in question):
+                for position in run:
+                    if words[position]:
+                        found.append((position, [at for at in question if words[at] == words[position]] or [0]))
+            asked = run[-1] + 1
         return found
 
     def _tokens(self, x: float, y: float, size: Size, plan: TilePlan, config: ModelConfig, *, base: bool) -> list[int]:

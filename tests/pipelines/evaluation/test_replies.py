@@ -67,7 +67,20 @@ def test_letters(reply: str, exact: str | None, scienceqa: str | None, letter: s
 
 @pytest.mark.parametrize(
     ("reply", "wanted"),
-    [("True", "true"), ("yes", "true"), ("FALSE.", "false"), ("No way", "false"), ("It is true", None), ("", None)],
+    [
+        ("True", "true"),
+        ("yes", "true"),
+        ("FALSE.", "false"),
+        ("No way", "false"),
+        ("It is so", None),
+        ("nothing of that", None),
+        ("black one blue, blue no, blue yes: true", "true"),
+        ("No box has two. Is it true or false? True.", "true"),
+        ("The statement is not true.", "false"),
+        ("It is not false, I think", "true"),
+        ("untrue", None),
+        ("", None),
+    ],
 )
 def test_true_and_false(reply: str, wanted: str | None) -> None:
     assert true_false(reply) == wanted

@@ -143,6 +143,27 @@ def test_one_layer_looks_at_what_was_said_and_the_next_at_what_comes() -> None:
     assert float(next_one) == pytest.approx(math.log(4))
 
 
+def test_what_is_said_is_matched_with_the_question_that_asked() -> None:
+    batch = batch_of("boxes;grid", 3)
+    loss = seeing.AttentionLoss(new_model())
+    matched = missing = 0
+    for number, sample in enumerate(batch.samples):
+        start, stop = batch.borders[number], batch.borders[number + 1]
+        tokens = word_tokenizer().convert_ids_to_tokens(batch.input_ids[0, start:stop].tolist())
+        opened = [place for place, token in enumerate(tokens) if token == "USER:"]
+        for position, targets in loss._named(batch, number):
+            word = tokens[position].strip("Ġ")
+            begin = max(place for place in opened if place < position)
+            end = begin + tokens[begin:].index("ASSISTANT:")
+            assert end < position and word in (*seeing.COLOURS, *seeing.SHAPES)
+            same = [place for place in range(begin, end) if tokens[place].strip("Ġs") == word.strip("s")]
+            assert targets == (same or [0])
+            matched += bool(same)
+            missing += not same
+        assert len(sample.row.turns) > 6  # type: ignore[attr-defined]
+    assert matched > 20 and missing > 20
+
+
 def test_shapes_and_values_are_looked_for_in_base_and_grid_alike() -> None:
     batch = batch_of("scene;grid", 3)
     loss = seeing.AttentionLoss(new_model())

@@ -39,10 +39,10 @@ Trained from nothing by Tessera's own code, on drawings that `pipelines/syntheti
 photograph, no text and no weights from elsewhere.
 
 - command: `python jobs/train.py --recipe tiny --num-workers {workers}`, seed {seed}, float32 on CPU
-- weights embedded at commit {commit}
+- weights embedded after commit {commit}
 - drawings, by stage: {data}
 - steps, and the time in them: {times}
-
+{note}
 ## The loss on its way
 
 Mean over each tenth of a stage.
@@ -61,7 +61,7 @@ greedy, each question alone; 95 % intervals.
 Lines and values of receipts, and letters of signs where there is room, are laid clear of the edges between tiles; what
 an edge cuts is read less well.
 Chart values are twentieths of their axis, right within one. Statements are as often false as true, so that guessing has
-50 %. Short of what it was made for, in percent: {short}.
+50 %; of what is counted aloud only the verdict is marked. Short of what it was made for, in percent: {short}.
 """
 
 
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of the training job")
     parser.add_argument("results", type=Path, help="of the exam")
+    parser.add_argument("--note", default="", help="what the run's record does not say, a sentence or two")
     options = parser.parse_args()
     record = json.loads((options.run / "_run/train.json").read_text())
     settings = record["settings"]["stages"]
@@ -79,6 +80,7 @@ def main() -> None:
     weights = options.run / "model/model.safetensors"
     short = [f"{name} ({bar})" for name, bar in BARS.items() if _number(results[name]) < _number(bar.lstrip(">= "))]
     card = CARD.format(
+        note=f"- {options.note}\n" if options.note else "",
         millions=f"{weights.stat().st_size / 4e6:.1f}",
         seed=record["settings"]["seed"],
         workers=json.loads((options.run / tiny()[-1].name / "model/COMPLETE.json").read_text())["world_size"],

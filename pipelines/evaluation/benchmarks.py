@@ -93,21 +93,18 @@ def _by_textvqa(item: Item, answer: str) -> float:
     return vqa_metrics.textvqa_accuracy(answer, item.references)
 
 
-def _by_letter(item: Item, answer: str) -> float:
-    return float(answer == item.references[0])
-
-
 def _by_anls(item: Item, answer: str) -> float:
     return metrics.anls(answer, item.references)
 
 
 def _by_drawn(item: Item, answer: str) -> float:
     """Exact match, but for values read off a chart, all within 5 %, and the verdict on a statement."""
-    if item.facts["task"] == "statement":
-        return float(replies.true_false(answer) == replies.true_false(item.references[0]))
-    if item.facts["task"] not in ("value", "values"):
-        return metrics.exact_match(answer, item.references[0])
-    given, wanted = (text.replace(" ", "").split(",") for text in (answer, item.references[0]))
+    task, [reference] = item.facts["task"], item.references
+    if task == "statement":
+        return float(replies.true_false(answer) == replies.true_false(reference))
+    if task not in ("value", "values"):
+        return metrics.exact_match(answer, reference)
+    given, wanted = (text.replace(" ", "").split(",") for text in (answer, reference))
     near = [metrics.relaxed_match(one, other) for one, other in zip(given, wanted, strict=False)]
     return float(len(given) == len(wanted) and all(near))
 
@@ -178,7 +175,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         title="A-OKVQA, multiple choice",
         splits=("val", "test"),
         read=vqa.read_aokvqa_choice,
-        metric=totals.mean_metric("accuracy", _by_letter),
+        metric=totals.mean_metric("accuracy", totals.right),
         parsers=_LETTERS,
         suffix=CHOICE_SUFFIX,
         submission=submissions.aokvqa_submission,
@@ -247,7 +244,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         title="ScienceQA-IMG",
         splits=("test", "val"),
         read=choice.read_scienceqa,
-        metric=totals.mean_metric("accuracy", _by_letter),
+        metric=totals.mean_metric("accuracy", totals.right),
         parsers={"scienceqa": lambda item, reply: replies.letter_scienceqa(reply.strip(), item.choices), **_LETTERS},
         suffix=CHOICE_SUFFIX,
         published=_llava(66.8, 71.6, 70.1, 73.6, 72.8, 81.8),
@@ -268,7 +265,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         title="MMBench, single pass",
         splits=("dev", "test", "dev-cn"),
         read=choice.read_mmbench,
-        metric=totals.mean_metric("accuracy", _by_letter),
+        metric=totals.mean_metric("accuracy", totals.right),
         parsers=_LETTERS,
         suffix=CHOICE_SUFFIX,
         published=_llava(64.3, 67.7, 67.4, 70.0, 68.7, 79.3),
@@ -280,7 +277,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         title="MMBench, circular",
         splits=("dev", "dev-cn"),
         read=choice.read_mmbench_circular,
-        metric=totals.together_metric("circular accuracy", _by_letter, "accuracy"),
+        metric=totals.together_metric("circular accuracy", totals.right, "accuracy"),
         parsers=_LETTERS,
         suffix=CHOICE_SUFFIX,
     ),
@@ -300,7 +297,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         title="SEED-Bench, images",
         splits=("test",),
         read=choice.read_seed,
-        metric=totals.mean_metric("accuracy", _by_letter),
+        metric=totals.mean_metric("accuracy", totals.right),
         parsers=dict(reversed(list(_LETTERS.items()))),
         suffix=CHOICE_SUFFIX,
         published={"1.6-Vicuna-7B": 70.2, "1.6-Vicuna-13B": 71.9, "1.6-Mistral-7B": 72.2, "1.6-34B": 75.9},

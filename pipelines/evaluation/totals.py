@@ -108,7 +108,7 @@ def together_metric(name: str, score: _ItemScore, alone: str) -> Metric:
 
 def nlvr_metric() -> Metric:
     """Accuracy over images, and consistency: the share of sentences that are right about all their images."""
-    both = together_metric("consistency", _right, "accuracy")
+    both = together_metric("consistency", right, "accuracy")
 
     def total(sums: Floats, categories: Sequence[str]) -> dict[str, Floats]:
         return dict(reversed(list(both.total(sums, categories).items())))
@@ -116,7 +116,8 @@ def nlvr_metric() -> Metric:
     return Metric(values=both.values, parts=both.parts, total=total)
 
 
-def _right(item: Item, answer: str, /) -> float:
+def right(item: Item, answer: str, /) -> float:
+    """1.0 where the answer is the first reference, to the letter."""
     return float(answer == item.references[0])
 
 
@@ -145,7 +146,7 @@ def pope_metric() -> Metric:
         }
         return {name: 100 * _mean_known(values) for name, values in scores.items()}
 
-    return Metric(values=each(_right), parts=parts, total=total)
+    return Metric(values=each(right), parts=parts, total=total)
 
 
 def _mean_known(values: Floats) -> Floats:
@@ -176,7 +177,7 @@ def mme_metric() -> Metric:
                 found[name] = np.where(np.isfinite(scores), scores, 0.0)[..., places].sum(axis=-1)
         return found
 
-    return Metric(values=each(_right), parts=parts, total=total)
+    return Metric(values=each(right), parts=parts, total=total)
 
 
 def relative_metric() -> Metric:
@@ -201,7 +202,7 @@ def relative_metric() -> Metric:
 
 def judged_metric() -> Metric:
     """MM-Vet: the mean of the judge's scores, in percent."""
-    mean = mean_metric("score", _right)
+    mean = mean_metric("score", right)
     return Metric(values=_judged_elsewhere, parts=mean.parts, total=mean.total)
 
 

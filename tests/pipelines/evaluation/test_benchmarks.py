@@ -10,6 +10,7 @@ from llava_core.errors import ConfigError
 from llava_core.prompts import CHOICE_SUFFIX, SHORT_SUFFIX
 from pipelines.evaluation.benchmarks import BENCHMARKS, find_benchmark
 from pipelines.evaluation.hallucination import invented_objects, yes_biases
+from pipelines.evaluation.items import Item
 from pipelines.evaluation.readers_choice import CHOICE_SUFFIX_CN
 from pipelines.evaluation.scoring import check_ids
 from pipelines.evaluation.sources import Source
@@ -298,3 +299,17 @@ def test_pope_is_read_from_its_own_files() -> None:
     assert result.scores["recall"].value == 100
     assert result.scores["yes ratio"].value == 100
     assert result.scores["accuracy"].value == pytest.approx(50, abs=0.6)
+
+
+def test_a_statement_about_drawn_boxes_is_scored_by_its_verdict() -> None:
+    item = Item(
+        item_id="1",
+        image="a.png",
+        question="There is a tower with two black blocks.",
+        prompt="",
+        references=("black one black two yes, blue no: true",),
+        facts={"task": "statement"},
+    )
+    replies = ["true", "black one blue no, blue no: true", "black one black two yes: false", "black one", None]
+    values = find_benchmark("drawn").metric.values([item] * 5, replies)
+    assert [value for [value] in values] == [1.0, 1.0, 0.0, 0.0, 0.0]

@@ -31,6 +31,23 @@ def test_a_caption_names_every_shape_with_its_colour_and_no_other(reply: str, ri
     assert grade(asked("caption", "unused"), reply) == (right, 1)
 
 
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("black one, blue no: true", 1),
+        # the counting is wrong, the verdict is not
+        ("blue, blue: true ", 1),
+        ("true", 1),
+        ("black one, blue no: false", 0),
+        ("black one, blue no:", 0),
+        ("untrue", 0),
+        ("", 0),
+    ],
+)
+def test_of_what_is_counted_aloud_the_verdict_counts(reply: str, right: int) -> None:
+    assert grade(asked("statement", "black one, blue yes: true", kind="boxes"), reply) == (right, 1)
+
+
 def test_words_and_fields_are_exact() -> None:
     assert grade(asked("field", "12.50", kind="receipt"), " 12.50 ") == (1, 1)
     for reply in ("12.5", "12.51", "112.50", "", "TOTAL 12.50"):

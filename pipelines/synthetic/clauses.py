@@ -244,7 +244,7 @@ def _placed(draw: Random, there: Box, noun: str) -> Clause:
 def _palette(draw: Random, there: Box, noun: str) -> Clause:
     """These colours and no other."""
     colours = draw.choice(({item.colour for item in there}, set(draw.sample(COLOURS, draw.randint(1, 3)))))
-    listed = sorted(colours, key=lambda _: draw.random())
+    listed = draw.sample(sorted(colours), len(colours))
     if len(colours) == len(COLOURS):
         words = draw.choice((f"{noun}s of all 3 different colors", f"{noun}s of all three colors", "all 3 colors"))
     elif len(colours) == 1 and draw.random() < 0.3:

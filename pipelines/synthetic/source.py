@@ -16,7 +16,7 @@ from llava_core.geometry import Size
 from pipelines.synthetic.drawing import Drawing, Kind
 from pipelines.synthetic.drawn import DrawnConfig, draw_one
 
-VERSION = 7
+VERSION = 8
 """Raised when the same seed gives other drawings."""
 ROWS_PER_UNIT = 32
 COUNT = 400_000

@@ -1,6 +1,9 @@
 """Drawings say the truth: ink where a character is said to be, colour where a shape is, answers that follow."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -274,3 +277,25 @@ def test_noise_puts_other_answers_in_some_drawings_and_points_nowhere() -> None:
 def test_a_wrong_source_is_refused(argument: str) -> None:
     with pytest.raises(ConfigError):
         Drawings(argument)
+
+
+def test_drawings_are_the_same_in_every_process() -> None:
+    """A set of words has another order in each process, by its hash seed."""
+    code = (
+        "import hashlib; from pipelines.synthetic.drawn import DrawnConfig, draw_one; "
+        "drawn = [draw_one(at, DrawnConfig(boxes=4.0, seed=5)) for at in range(240)]; "
+        "made = [(one.turns, one.things, one.glyphs, one.pixels.tobytes()) for one in drawn]; "
+        "print(hashlib.sha256(repr(made).encode()).hexdigest())"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[3],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1

@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,6 @@ Trained from nothing by Tessera's own code, on drawings that `pipelines/syntheti
 photograph, no text and no weights from elsewhere.
 
 - command: `python jobs/train.py --recipe tiny --num-workers {workers}`, seed {seed}, float32 on CPU
-- weights embedded after commit {commit}
 - drawings, by stage: {data}
 - steps, and the time in them: {times}
 {note}
@@ -85,9 +83,6 @@ def main() -> None:
         seed=record["settings"]["seed"],
         workers=json.loads((options.run / tiny()[-1].name / "model/COMPLETE.json").read_text())["world_size"],
         short=", ".join(short) or "nothing",
-        commit=subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-        ).stdout.strip(),
         data="; ".join(f"{name} `{text.partition('=')[2]}`" for name, text in inputs.items()),
         times=", ".join(
             f"{name} {len(lines):,} in {duration(sum(line['seconds'] for line in lines))}"

@@ -14,7 +14,7 @@ from pipelines.synthetic.scoring import Asked, exam, share, wilson, yes_f1
 CHUNK = 100
 """Drawings whose questions are asked at once."""
 MOST_TOKENS = 96
-"""Of a reply; the longest true one, a count aloud over three boxes of eight, has 83."""
+"""Of a reply; the longest true one, a count aloud over three full boxes, has 76 in a thousand drawings."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 
 from llava_core.prompts import JUDGE_SUFFIX, SHORT_SUFFIX
 from pipelines.synthetic.clauses import COLOURS, SHAPES, SIDE, Box, Item
-from pipelines.synthetic.drawing import Drawing, Seen, Thing, Turn
+from pipelines.synthetic.drawing import Drawing, Seen, Task, Thing, Turn
 from pipelines.synthetic.lettering import Colour
-from pipelines.synthetic.statements import Statement, evidence, statement_about
+from pipelines.synthetic.statements import listing, statement_about
 
 FILLS: dict[str, Colour] = {"yellow": (255, 255, 0), "black": (0, 0, 0), "blue": (0, 153, 255)}
 STEP, BLOCK = 150, 20
@@ -47,11 +47,10 @@ def draw_boxes(draw: Random) -> Drawing:
             _draw_item(pen, item, left)
             middle = item.size / 2
             things.append(Thing(item.shape, item.colour, "", left + item.x + middle, item.y + middle))
-    turns = [_listing(boxes, things, towers=towers)]
     # Items of two boxes may be equal, so that only their identity tells where one is.
     places = {id(item): thing for item, thing in zip((item for box in boxes for item in box), things, strict=True)}
-    for _ in range(NUM_STATEMENTS):
-        turns.append(_asked(draw, statement_about(draw, boxes, towers=towers), boxes, places, towers=towers))
+    turns = [_looked_up("caption", "What is in each box?", listing(boxes, towers=towers), places)]
+    turns += [_asked(draw, boxes, places, towers=towers) for _ in range(NUM_STATEMENTS)]
     draw.shuffle(turns)
     return Drawing("boxes", np.asarray(image), (), tuple(things), tuple(turns))
 
@@ -87,25 +86,18 @@ def _draw_item(pen: ImageDraw.ImageDraw, item: Item, left: int) -> None:
         pen.polygon(((x + end / 2, y), (x, y + end), (x + end, y + end)), fill=fill)
 
 
-def _listing(boxes: Sequence[Box], things: Sequence[Thing], *, towers: bool) -> Turn:
-    """What is in each box, and where: colours of towers from the base up, colours and shapes of items."""
-    text, seen, left = "", [], iter(things)
-    for number, box in enumerate(boxes):
-        text += ", " if number else ""
-        for place, item in enumerate(box):
-            text += " " if place else ""
-            words = item.colour if towers else f"{item.colour} {item.shape}"
-            thing = next(left)
-            seen.append(Seen(len(text), len(text) + len(words), thing.x, thing.y))
-            text += words
-    return Turn("caption", "What is in each box?", text, tuple(seen))
-
-
-def _asked(
-    draw: Random, statement: Statement, boxes: Sequence[Box], places: Mapping[int, Thing], *, towers: bool
+def _looked_up(
+    task: Task, question: str, said: tuple[str, list[tuple[int, int, Item]]], places: Mapping[int, Thing]
 ) -> Turn:
+    """A turn whose answer lists items, each seen where it is drawn."""
+    answer, found = said
+    seen = (Seen(start, stop, places[id(item)].x, places[id(item)].y) for start, stop, item in found)
+    return Turn(task, question, answer, tuple(seen))
+
+
+def _asked(draw: Random, boxes: Sequence[Box], places: Mapping[int, Thing], *, towers: bool) -> Turn:
+    statement = statement_about(draw, boxes, towers=towers)
     if draw.random() < SHORT_SHARE:
         return Turn("statement", f"{statement.sentence}\n{SHORT_QUESTION}", "true" if statement.holds else "false")
-    answer, found = evidence(statement, boxes, towers=towers)
-    seen = tuple(Seen(start, stop, places[id(item)].x, places[id(item)].y) for start, stop, item in found)
-    return Turn("statement", f"{statement.sentence}\n{JUDGE_SUFFIX}", answer, seen)
+    said = listing(boxes, towers=towers, statement=statement)
+    return _looked_up("statement", f"{statement.sentence}\n{JUDGE_SUFFIX}", said, places)

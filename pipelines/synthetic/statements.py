@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from pipelines.synthetic.clauses import (
+    COLOURS,
     NUMBERS,
     SIZES,
     Box,
@@ -88,7 +89,7 @@ def _ends(draw: Random, boxes: Sequence[Box]) -> Statement:
     """There is a blue block as the base of a tower with at least three blocks."""
     end, number = draw.choice((0, -1)), len(draw.choice(boxes))
     there = draw.choice(boxes)[end].colour
-    colour = draw.choice((there, there, "yellow", "black", "blue"))
+    colour = draw.choice((there, there, *COLOURS))
     size = quantity(draw, number, SIZES) if draw.random() < 0.4 else None
     clause = Clause("", lambda box: box[end].colour == colour and (size is None or size.met_by(len(box))), list)
     are, counted = _judged(clause, boxes)
@@ -109,16 +110,18 @@ def _ended(draw: Random, sentence: str) -> str:
     return f"{sentence}." if draw.random() < 0.6 else sentence
 
 
-def evidence(statement: Statement, boxes: Sequence[Box], *, towers: bool) -> tuple[str, list[tuple[int, int, Item]]]:
-    """What is in the boxes with the counting done aloud, and the verdict.
+def listing(
+    boxes: Sequence[Box], *, towers: bool, statement: Statement | None = None
+) -> tuple[str, list[tuple[int, int, Item]]]:
+    """What is in the boxes; for a statement the counting is done aloud, and the verdict follows.
 
-    Items are listed as in a plain listing. One that is counted has its number after it: of all boxes, or of its own
-    where boxes are judged, and those have "yes" or "no" after their last.
+    An item that is counted has its number after it: of all boxes, or of its own where boxes are judged, and those have
+    "yes" or "no" after their last.
 
     Args:
-        statement: to judge.
         boxes: what is in them.
         towers: of towers only colours are said.
+        statement: to judge; None only lists.
 
     Returns:
         The text, and of each item (first character, character after its last, the item).
@@ -126,23 +129,26 @@ def evidence(statement: Statement, boxes: Sequence[Box], *, towers: bool) -> tup
     Example:
         >>> black, blue = Item("square", "black", 40, 80, 20), Item("square", "blue", 40, 59, 20)
         >>> boxes = [[black, blue], [blue], [blue, blue]]
+        >>> listing(boxes, towers=True)[0]
+        'black blue, blue, blue blue'
         >>> two_blue = Statement("One tower has two blue blocks.", True, [], (False, False, True))
-        >>> evidence(two_blue, boxes, towers=True)[0]
+        >>> listing(boxes, towers=True, statement=two_blue)[0]
         'black blue no, blue no, blue blue yes: true'
     """
-    counted = {id(item) for item in statement.counted}
+    counted = {id(item) for item in statement.counted} if statement else set()
+    judged = statement.boxes if statement else None
     text, places, number = "", [], 0
     for at, box in enumerate(boxes):
         text += ", " if at else ""
-        number = number if statement.boxes is None else 0
-        for item in box:
-            text += "" if not text or text.endswith(" ") else " "
+        number = 0 if judged else number
+        for place, item in enumerate(box):
+            text += " " if place else ""
             words = item.colour if towers else f"{item.colour} {item.shape}"
             places.append((len(text), len(text) + len(words), item))
             text += words
             if id(item) in counted:
                 number += 1
                 text += f" {NUMBERS[number] if number < len(NUMBERS) else number}"
-        if statement.boxes is not None:
-            text += " yes" if statement.boxes[at] else " no"
-    return f"{text}: {'true' if statement.holds else 'false'}", places
+        if judged:
+            text += " yes" if judged[at] else " no"
+    return text + (f": {'true' if statement.holds else 'false'}" if statement else ""), places

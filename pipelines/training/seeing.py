@@ -206,7 +206,7 @@ class FeatureLoss(nn.Module):
 
 
 class AttentionLoss(nn.Module):
-    """Teaches the language model where to look before it says what it sees, where it has just read, and who asked.
+    """Teaches the language model where to look before it says what it sees, where it has just read, and what was asked.
 
     Heads of `NAMED_LAYER` that are not taught to look at the image learn to look from a shape, a colour or "block" that
     was just said to the same word in the question, so that what is listed is matched with what is asked for.
@@ -247,7 +247,7 @@ class AttentionLoss(nn.Module):
         self._held["places"] = options["position_embeddings"]
 
     def forward(self, model: LLaVANeXT, batch: MicroBatch, output: Any) -> tuple[Tensor, int]:
-        """The loss of a row, and the tokens that it asks about."""
+        """The loss of a row, and the answer tokens that an image shows."""
         places = self._held.pop("places")
         asked = [
             (batch.borders[number], batch.borders[number + 1], wanted)

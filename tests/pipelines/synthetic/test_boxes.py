@@ -12,7 +12,7 @@ from llava_core.prompts import JUDGE_SUFFIX, SHORT_SUFFIX
 from pipelines.synthetic.boxes import FILLS
 from pipelines.synthetic.clauses import Item
 from pipelines.synthetic.drawn import DrawnConfig, draw_one
-from pipelines.synthetic.statements import Statement, evidence, statement_about
+from pipelines.synthetic.statements import Statement, listing, statement_about
 
 TOWERS = [
     [Item("square", colour, 40, 80 - 21 * level, 20) for level, colour in enumerate(colours)]
@@ -152,7 +152,7 @@ def test_one_counts_aloud(of_towers: dict[str, Statement], of_items: dict[str, S
         ),
     ):
         towers = boxes is TOWERS
-        assert {one: evidence(said[one], boxes, towers=towers)[0] for one in expected} == expected
+        assert {one: listing(boxes, towers=towers, statement=said[one])[0] for one in expected} == expected
 
 
 def test_what_is_said_agrees_with_itself(of_towers: dict[str, Statement], of_items: dict[str, Statement]) -> None:
@@ -160,7 +160,7 @@ def test_what_is_said_agrees_with_itself(of_towers: dict[str, Statement], of_ite
     checked = 0
     for boxes, said in ((TOWERS, of_towers), (SCATTERED, of_items)):
         for sentence, statement in said.items():
-            text = evidence(statement, boxes, towers=boxes is TOWERS)[0]
+            text = listing(boxes, towers=boxes is TOWERS, statement=statement)[0]
             count = text.count("yes") if statement.boxes else len(statement.counted)
             if sentence.startswith("There is a "):
                 assert text.endswith("true" if count else "false"), (sentence, text)
@@ -191,7 +191,10 @@ def test_a_count_beyond_the_numbers_in_words_is_said_in_digits() -> None:
     ]
     said = made_of(boxes, towers=False)
     assert said["There are exactly 12 black circles"].holds and not said["There are exactly 11 black circles"].holds
-    assert evidence(said["There are exactly 12 black circles"], boxes, towers=False)[0].count("circle 12, blue") == 1
+    assert (
+        listing(boxes, towers=False, statement=said["There are exactly 12 black circles"])[0].count("circle 12, blue")
+        == 1
+    )
 
 
 def test_what_is_counted_aloud_is_seen_where_it_is_drawn() -> None:

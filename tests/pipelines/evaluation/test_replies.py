@@ -76,6 +76,7 @@ def test_letters(reply: str, exact: str | None, scienceqa: str | None, letter: s
         ("nothing of that", None),
         ("black one blue, blue no, blue yes: true", "true"),
         ("No box has two. Is it true or false? True.", "true"),
+        ("Is it true or false? One black, one blue: false", "false"),
         ("The statement is not true.", "false"),
         ("It is not false, I think", "true"),
         ("untrue", None),

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 STARTS = 3
 """Times that Ray is started on this machine before a job gives up."""
 
+NO_SERVER = "http://127.0.0.1:9"
+"""An address at which no Ray answers: the port is that of `discard`."""
+
 _PACKAGES = ("schemas", "llava_core", "pipelines")
 _MEBIBYTE = 2**20
 _LEAST_STORE, _MOST_STORE = 80 * _MEBIBYTE, 2048 * _MEBIBYTE
@@ -162,7 +165,7 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         security.keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
-    with _code_on_path(os.environ):
+    with _inherited(os.environ):
         for left in range(STARTS - 1, -1, -1):
             try:
                 ray.init(
@@ -212,17 +215,24 @@ def _join(address: str, policy: security.Policy) -> None:
 
 
 @contextmanager
-def _code_on_path(environment: Any) -> Iterator[None]:
-    """Let workers import this project although it is not installed: they inherit the path of who starts them."""
-    before = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([str(_root()), *([before] if before else [])])
+def _inherited(environment: Any) -> Iterator[None]:
+    """What workers inherit from who starts them: this project, although it is not installed, and no other Ray.
+
+    Ray Train lets "the" Ray of this machine say whether a run's controller lives. That is the one started last; where
+    it is another than the run's own, it says no, and the run's workers are ended. So here nobody can be asked.
+    """
+    paths = [str(_root()), *([environment["PYTHONPATH"]] if "PYTHONPATH" in environment else [])]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "RAY_API_SERVER_ADDRESS": NO_SERVER}
+    before = {name: environment.get(name) for name in own}
+    environment.update(own)
     try:
         yield
     finally:
-        if before is None:
-            del environment["PYTHONPATH"]
-        else:
-            environment["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del environment[name]
+            else:
+                environment[name] = value
 
 
 def _root() -> Path:

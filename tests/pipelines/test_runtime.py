@@ -119,6 +119,21 @@ def test_actors_of_the_plan_leave_room_for_tasks(ray_session: None) -> None:
     assert ray.get(read.remote(), timeout=60)
 
 
+def test_workers_cannot_ask_another_ray_of_this_machine(ray_session: None) -> None:
+    """Ray Train does, whether its controller lives; the answer of a Ray that was started later ended the workers."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def ask() -> None:
+        from ray.util.state import get_actor
+
+        get_actor("0" * 32, timeout=5)
+
+    with pytest.raises(ray.exceptions.RayTaskError, match=runtime.NO_SERVER):
+        ray.get(ask.remote(), timeout=60)
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ
+
+
 SCRIPT = """
 import json, os, sys
 sys.path.insert(0, {root!r})

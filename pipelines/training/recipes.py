@@ -133,7 +133,7 @@ def tiny() -> Recipe:
             name="instruct",
             learning_rates={"projector": 2e-3, "newline": 2e-3, "language_model": 3e-3},
             batch_size=6,
-            max_steps=7600,
+            max_steps=7200,
             extra_losses=(_SEEING + "AttentionLoss",),
             inputs=(_DRAWINGS + "receipt:2,sign:2.5,chart:2.5,scene:2.5,boxes:1;seed=2",),
             **common,

@@ -14,17 +14,11 @@ What this does *not* do: choose a canvas (`config.plan_tiles`, `geometry`), deco
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from llava_core.config import SquareFit, TileConfig
 from llava_core.errors import ConfigError
 from llava_core.geometry import Box, Size, TilePlan, fit_inside, padding_inside
-
-EXACT_PIXELS = 800 * 800
-"""Images of at most so many pixels have the first pass of a resize done by Pillow; see `resize`."""
-
-EXACT_SHRINKAGE = 1.5
-"""So do images that shrink by less than this on either side, or grow."""
+from llava_core.resampling import resample
 
 
 def tile_image(image: NDArray[np.uint8], plan: TilePlan, tiles: TileConfig) -> torch.Tensor:
@@ -61,7 +55,7 @@ def tile_image(image: NDArray[np.uint8], plan: TilePlan, tiles: TileConfig) -> t
     if not alone:
         inner = fit_inside(image.shape[:2], plan.canvas)
         grid = out[1:].view(rows, cols, 3, side, side)
-        _cut(_channels_first(resize(image, inner)), padding_inside(inner, plan.canvas), grid)
+        _cut(_channels_first(resample(image, inner)), padding_inside(inner, plan.canvas), grid)
     return out
 
 
@@ -84,64 +78,18 @@ def base_tile(
     """
     height, width = image.shape[:2]
     if fit == "squash":
-        return resize(image, Size(side, side))
+        return resample(image, Size(side, side))
     if fit == "pad":
         longest = max(height, width)
         square = np.empty((longest, longest, 3), dtype=np.uint8)
         square[:] = pad_color
         box = padding_inside((height, width), (longest, longest))
         square[box.top : box.bottom, box.left : box.right] = image
-        return resize(square, Size(side, side))
+        return resample(square, Size(side, side))
     shortest = min(height, width)
-    resized = resize(image, Size(height * side // shortest, width * side // shortest))
+    resized = resample(image, Size(height * side // shortest, width * side // shortest))
     box = padding_inside((side, side), resized.shape[:2])
     return resized[box.top : box.bottom, box.left : box.right]
-
-
-def resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resize bicubically with antialiasing.
-
-    Two passes, one for each side, with the result of the first rounded to uint8 and clipped. Clipping makes the order
-    matter (by up to 24 levels on noise), so it is Pillow 13's: the height first where it loses more than twice as many
-    pixels as the width. Torch's passes are 4 to 8 times as fast as Pillow's, but round up to 1 value in 100 the other
-    way. Where both do, a value can end up 2 levels off: 1 in a million of enlarged photos, up to 50 in a million of
-    regular patterns, none in 30 million of photos and charts that shrink by 1.7 or more. So Pillow does the first pass
-    of images that are small or hardly shrink, after which the second can be off by no more than 1.
-
-    Args:
-        image: uint8[H, W, 3].
-        size: (height, width) wanted.
-
-    Returns:
-        uint8[height, width, 3], within 1 level of Pillow's bicubic `Image.resize`, but for those few; the same
-        array if nothing changes.
-
-    Example:
-        >>> resize(np.full((9, 6, 3), 7, dtype=np.uint8), Size(3, 4))[..., 0].tolist()
-        [[7, 7, 7, 7], [7, 7, 7, 7], [7, 7, 7, 7]]
-    """
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    if height == size.height or width == size.width:
-        return _torch_pass(image, size)
-    lost = height - size.height
-    height_first = lost > 0 and lost > 2 * (width - size.width)
-    between = Size(size.height, width) if height_first else Size(height, size.width)
-    if height * width <= EXACT_PIXELS or min(height / size.height, width / size.width) < EXACT_SHRINKAGE:
-        exact = Image.fromarray(image).resize((between.width, between.height), Image.Resampling.BICUBIC)
-        return _torch_pass(np.array(exact), size)
-    return _torch_pass(_torch_pass(image, between) if height_first else image, size)
-
-
-def _torch_pass(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resize with torch, which takes the width first, and has a vectorised path for three interleaved channels."""
-    if not image.flags.writeable or not image.flags.c_contiguous:
-        image = np.array(image)
-    batch = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
-    resized = torch.nn.functional.interpolate(batch, tuple(size), mode="bicubic", antialias=True)
-    pixels: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
-    return pixels
 
 
 def _channels_first(image: NDArray[np.uint8]) -> torch.Tensor:

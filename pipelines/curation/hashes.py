@@ -9,14 +9,15 @@ H and W are height and width in pixels. What this does *not* do: decode (`llava_
 """
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
+from llava_core.geometry import Size
+from llava_core.resampling import resample
 from pipelines.curation.measures import to_grey
 
 HASH_BYTES = 16
@@ -53,73 +54,6 @@ def _dct_rows() -> NDArray[np.float64]:
     return rows
 
 
-Band = tuple[slice, slice, NDArray[np.float64]]
-WEIGHT_BITS = 22
-"""Bits after the point that Pillow gives to the weights of a filter."""
-BANDS = 4
-"""Groups of output columns whose inputs are multiplied together: the weights are nought outside of a band."""
-
-STRIP = 64
-"""Rows that are multiplied at once, so that their doubles stay in the processor's cache."""
-
-
-@lru_cache(maxsize=1024)
-def _lanczos(length: int) -> tuple[Band, ...]:
-    """Pillow's Lanczos weights from `length` samples to 32: inputs, outputs, and float64[inputs, outputs] of integers.
-
-    Source: `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow's Resample.c.
-    """
-    scale = length / THUMBNAIL_SIDE
-    stretch = max(scale, 1.0)
-    weights = np.zeros((length, THUMBNAIL_SIDE))
-    for output in range(THUMBNAIL_SIDE):
-        centre = (output + 0.5) * scale
-        first, last = max(int(centre - 3 * stretch + 0.5), 0), min(int(centre + 3 * stretch + 0.5), length)
-        offsets = (np.arange(first, last) - centre + 0.5) / stretch
-        taps = np.where((offsets >= -3) & (offsets < 3), np.sinc(offsets) * np.sinc(offsets / 3), 0.0)
-        taps *= 2**WEIGHT_BITS / taps.sum()
-        weights[first:last, output] = np.trunc(taps + np.copysign(0.5, taps))
-    width = THUMBNAIL_SIDE // BANDS
-    bands = []
-    for start in range(0, THUMBNAIL_SIDE, width):
-        columns = weights[:, start : start + width]
-        used = np.flatnonzero(columns.any(axis=1))
-        inputs = slice(int(used[0]), int(used[-1]) + 1)
-        bands.append((inputs, slice(start, start + width), np.ascontiguousarray(columns[inputs])))
-    return tuple(bands)
-
-
-def _shrunk(levels: NDArray[Any]) -> NDArray[np.float64]:
-    """Whole levels [N, L] → float64[N, 32]. Products are integers below 2^53, so the order of sums is free."""
-    if levels.shape[1] == THUMBNAIL_SIDE:
-        # Pillow leaves an axis alone that has the right length
-        return levels.astype(np.float64)
-    sums = np.empty((len(levels), THUMBNAIL_SIDE))
-    for start in range(0, len(levels), STRIP):
-        strip = levels[start : start + STRIP].astype(np.float64)
-        for inputs, outputs, weights in _lanczos(levels.shape[1]):
-            np.matmul(strip[:, inputs], weights, out=sums[start : start + STRIP, outputs])
-    sums += 2 ** (WEIGHT_BITS - 1)
-    sums *= 2.0**-WEIGHT_BITS
-    return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
-
-
-def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Bring grey to 32×32 as `Image.resize((32, 32), LANCZOS)` does, to the last level, three times as fast.
-
-    Args:
-        grey: uint8[H, W].
-
-    Returns:
-        float64[32, 32], whole levels.
-    """
-    height, width = (side - THUMBNAIL_SIDE for side in grey.shape)
-    if height > max(0, 2 * width):
-        # Pillow 13 does tall pictures the other way about, and rounding between the passes shows it
-        return _shrunk(_shrunk(np.ascontiguousarray(grey.T)).T)
-    return _shrunk(_shrunk(grey).T).T
-
-
 def phash(image: NDArray[np.uint8]) -> Phash:
     """Hash what an image looks like.
 
@@ -139,7 +73,8 @@ def phash(image: NDArray[np.uint8]) -> Phash:
         >>> f"{phash((rows * rows + 3 * rows * columns % 201).astype(np.uint8)).bits:016x}"
         'ac2b03082b2f7e3f'
     """
-    small = thumbnail(image if image.ndim == 2 else to_grey(image))
+    grey = image if image.ndim == 2 else to_grey(image)
+    small = resample(grey, Size(THUMBNAIL_SIDE, THUMBNAIL_SIDE), "lanczos").astype(np.float64)
     rows = _dct_rows()
     coefficients = np.round(rows @ small @ rows.T * 2**20) / 2**20
     offsets = (coefficients - np.median(coefficients)).ravel()

@@ -24,7 +24,7 @@ from llava_core.geometry import Size
 from llava_core.labels import IGNORE_INDEX
 from llava_core.media_inputs import load_image
 from llava_core.processor import LLaVAProcessor
-from llava_core.tiling import resize
+from llava_core.resampling import resample
 from llava_core.video import sample_frames
 from pipelines.training.data import Cursor, StepStream
 from pipelines.training.packing import Cost, Round, Row, plan_rounds
@@ -216,7 +216,7 @@ def frames_of(data: Sequence[bytes], processor: LLaVAProcessor) -> Any:
     """uint8[F, S, S, 3] of the frames that the model sees, each squashed to a tile, as it would squash them."""
     side = processor.config.tiles.tile_size
     chosen = sample_frames(len(data), processor.config.video.max_frames)
-    return np.stack([resize(load_image(data[index]), Size(side, side)) for index in chosen])
+    return np.stack([resample(load_image(data[index]), Size(side, side)) for index in chosen])
 
 
 def micro_batch(encoded: Sequence[tuple[Sample, Encoded]], *, tower: bool) -> MicroBatch:

@@ -4,21 +4,18 @@ Measured, in levels of 255: within 1 of Pillow, regular patterns larger than 800
 differ at all.
 """
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from skimage import data
 from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil
 
 from llava_core.config import ModelConfig, TileConfig, VisionConfig, plan_tiles
 from llava_core.errors import ConfigError
 from llava_core.geometry import Box, Size, TilePlan, square_plan
-from llava_core.tiling import EXACT_PIXELS, base_tile, resize, tile_image
+from llava_core.tiling import base_tile, tile_image
 
 SIDE = 28
 # Not closed under transposition, and wide enough for odd remainders on both sides.
@@ -203,58 +200,3 @@ def test_plan_for_another_tile_size_is_refused() -> None:
     plan = plan_tiles(Size(40, 90), config_of())
     with pytest.raises(ConfigError, match="tile_size 14"):
         tile_image(photo(40, 90), plan, TileConfig(tile_size=14, policy="grid"))
-
-
-def pillow(image: np.ndarray, size: Size) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC))
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted"),
-    [
-        ((100, 150), (336, 336)),  # grows
-        ((400, 300), (336, 336)),  # height shrinks, width grows: height first
-        ((512, 512), (504, 672)),  # the same
-        ((300, 400), (336, 336)),  # width shrinks, height grows: width first
-        ((500, 500), (250, 374)),  # loses 250 rows and 126 columns: width first
-        ((500, 500), (250, 376)),  # loses 250 rows and 124 columns: height first
-        ((700, 900), (671, 1008)),
-        ((120, 77), (120, 50)),  # one pass
-        ((120, 77), (60, 77)),
-        ((2, 90), (28, 28)),
-        ((90, 2), (7, 28)),
-    ],
-)
-def test_resize_within_a_level_of_pillow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    """Noise and hard edges; the wrong order of passes would be up to 24 levels off."""
-    for image in (noise(*size), photo(*size), (noise(*size, 3) // 128 * 255).astype(np.uint8)):
-        assert np.abs(resize(image, Size(*wanted)).astype(int) - pillow(image, Size(*wanted))).max() <= 1
-
-
-def test_large_images_shrink_within_a_level_of_pillow() -> None:
-    """Beyond EXACT_PIXELS torch does both passes. Measured: 1 level on noise and real photos, in 0.4% of the values.
-
-    On the regular pattern 7 values of a million are 2 levels off in the second case, as `resize` says.
-    """
-    astronaut = Image.fromarray(data.astronaut())
-    for size, wanted in (((1400, 1100), (504, 672)), ((1001, 1405), (504, 672)), ((1700, 900), (672, 336))):
-        assert size[0] * size[1] > EXACT_PIXELS
-        real = np.asarray(astronaut.resize((size[1], size[0])))
-        for image, worst in ((noise(*size), 1), (real, 1), (photo(*size), 2)):
-            apart = np.abs(resize(image, Size(*wanted)).astype(int) - pillow(image, Size(*wanted)))
-            assert apart.max() <= worst and (apart > 0).mean() < 0.01 and (apart > 1).mean() < 5e-5
-
-
-def test_resize_takes_views_and_read_only_arrays() -> None:
-    """Such arrays come from Pillow and from callers' slices; torch would warn, and a warning is an error here."""
-    image = noise(60, 90)
-    expected = resize(np.ascontiguousarray(image[::-1, ::2]), Size(20, 20))
-    locked = image.copy()
-    locked.flags.writeable = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        np.testing.assert_array_equal(resize(image[::-1, ::2], Size(20, 20)), expected)
-        np.testing.assert_array_equal(resize(locked, Size(20, 90)), resize(image, Size(20, 90)))
-        assert resize(locked, Size(60, 90)) is locked
-        tile_image(locked, square_plan(SIDE, 1), config_of(base_tile="squash").tiles)
-        tile_image(noise(28, 28), square_plan(SIDE, 1), config_of(base_tile="crop").tiles)

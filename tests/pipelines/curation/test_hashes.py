@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.curation.hashes import DECIDED_BITS, content_hash, phash, pixel_hash, thumbnail
+from pipelines.curation.hashes import DECIDED_BITS, content_hash, phash, pixel_hash
 from tests.pipelines.curation.cases import real
 
 
@@ -24,14 +24,6 @@ def test_phash_is_the_one_of_imagehash_bit_by_bit() -> None:
     for seed in range(200):
         image = picture(seed, 40 + seed, 300 - seed)
         assert phash(image).bits == reference(image)
-
-
-def test_thumbnail_is_the_one_of_pillow_to_the_last_level() -> None:
-    rng = np.random.default_rng(0)
-    for height, width in ((375, 500), (32, 100), (100, 32), (32, 32), (7, 900), (33, 31), (1201, 640)):
-        grey = rng.integers(0, 256, (height, width), dtype=np.uint8)
-        expected = np.asarray(Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS))
-        assert np.array_equal(thumbnail(grey), expected), (height, width)
 
 
 def test_phash_of_grey_is_that_of_its_rgb() -> None:

@@ -6,9 +6,10 @@ Legend: H, W sides of the image; h, w sides wanted; C channels, or none.
 
 Pillow multiplies each output value's inputs by integer weights, rounds to uint8, and does so once for each side. The
 same integers are added here, so every value is the same; what is faster is the order. Weights differ along the
-resampled side and are equal along the other, so it is the other that lies in memory one value after the next, and 8 or
-16 values are multiplied at once. An image's rows are turned by 90° for the pass over the widths, few at a time, in the
-cache. Numba compiles the sums when the first image comes (seconds), and keeps the result for the next process.
+resampled side and are equal along the other, so it is the other that lies in memory one value after the next, and many
+values are summed at once (`vectors`): rows two by two, their levels and the weights' halves as 16-bit integers. For the
+pass over the widths an image's rows are turned by 90°, few at a time, in the cache. The sums are compiled when the
+first image comes (seconds), and kept for the next process.
 
 What this does *not* do: choose a size (`geometry`), colours or padding (`tiling`).
 """
@@ -23,23 +24,22 @@ from numba import njit
 from numpy.typing import NDArray
 
 from llava_core.geometry import Size
+from llava_core.vectors import LANES, PART_BITS, WEIGHT_BITS, sum_pairs
 
 Kernel = Literal["bicubic", "lanczos"]
 
-WEIGHT_BITS = 22
-"""Fraction bits of the weights: `PRECISION_BITS` of Pillow's Resample.c."""
-
 STRIP_ROWS = 64
-"""Rows that are turned at once; with their result they stay in the processor's second cache."""
+"""Rows that are turned at once; with their pairs they stay in the processor's second cache."""
 
-STRIP_LEVELS = 512
-"""Values of a row that are summed at once; their sums stay in the first cache."""
+STRIP_LEVELS = 384
+"""Values of a row that are paired at once."""
 
 LOBES: dict[Kernel, float] = {"bicubic": 2.0, "lanczos": 3.0}
 """How many inputs to either side a kernel reaches where nothing shrinks."""
 
-Weights = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
-"""int64[wanted] first input, int64[wanted] number of inputs, int32[wanted, N] their weights times 2^22."""
+Weights = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int16]]
+"""int64[wanted] first pair of inputs, int64[wanted] number of pairs, int16[wanted, N, 2, 2] upper and lower part of
+the weights of each pair's two inputs."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,12 +115,16 @@ def _weights(length: int, wanted: int, kernel: Kernel) -> Weights:
     reach = LOBES[kernel] * stretch
     centres = (np.arange(wanted) + 0.5) * scale
     firsts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    counts = np.minimum((centres + reach + 0.5).astype(np.int64), length) - firsts
-    taps = np.arange(counts.max())
-    offsets = (taps + firsts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch)
-    values = np.where(taps < counts[:, None], _kernel(offsets, kernel), 0.0)
+    lasts = np.minimum((centres + reach + 0.5).astype(np.int64), length)
+    pairs = firsts // 2
+    counts = (lasts + 1) // 2 - pairs
+    inputs = 2 * pairs[:, None] + np.arange(2 * counts.max())
+    used = (inputs >= firsts[:, None]) & (inputs < lasts[:, None])
+    values = np.where(used, _kernel((inputs - centres[:, None] + 0.5) * (1.0 / stretch), kernel), 0.0)
     scaled = values / np.cumsum(values, axis=1)[:, -1:] * 2**WEIGHT_BITS
-    return firsts, counts, np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32)
+    whole = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32).reshape(wanted, -1, 2)
+    parts = np.stack([whole >> PART_BITS, whole & (1 << PART_BITS) - 1], axis=2)
+    return pairs, counts, parts.astype(np.int16)
 
 
 def _kernel(offsets: NDArray[np.float64], kernel: Kernel) -> NDArray[np.float64]:
@@ -134,11 +138,14 @@ def _kernel(offsets: NDArray[np.float64], kernel: Kernel) -> NDArray[np.float64]
 
 def _weighed(levels: NDArray[np.uint8], weights: Weights) -> NDArray[np.uint8]:
     """Each output row as the weighted sum of its input rows, a view of its own: uint8[H, X] → uint8[h, X]."""
+    width = levels.shape[1]
+    if width < LANES:
+        levels = np.pad(levels, ((0, 0), (0, LANES - width)))
     # an array that may be written is another type than one that may not, and each would be compiled for
     levels.flags.writeable = False
     out = np.empty((len(weights[0]), levels.shape[1]), np.uint8)
     _weigh(levels, *weights, out)
-    return out
+    return out if width >= LANES else np.ascontiguousarray(out[:, :width])
 
 
 @_compiled
@@ -146,53 +153,30 @@ def _weigh(
     levels: NDArray[np.uint8],
     firsts: NDArray[np.int64],
     counts: NDArray[np.int64],
-    weights: NDArray[np.int32],
+    weights: NDArray[np.int16],
     out: NDArray[np.uint8],
 ) -> None:
-    buffer = np.empty(STRIP_LEVELS, np.int32)
-    for left in range(0, levels.shape[1], STRIP_LEVELS):
-        right = min(levels.shape[1], left + STRIP_LEVELS)
-        sums = buffer[: right - left]
+    height, width = levels.shape
+    strip = min(width, STRIP_LEVELS)
+    pairs = np.empty(((height + 1) // 2, strip), np.uint32)
+    to_pairs, to_weights, to_out = pairs.ctypes.data, weights.ctypes.data, out.ctypes.data
+    for start in range(0, width, strip):
+        # the last strip reaches back, as the last lanes do
+        left = min(start, width - strip)
+        ready = 0
         for output in range(out.shape[0]):
-            sums[:] = 1 << (WEIGHT_BITS - 1)
-            row, last, taps = firsts[output], firsts[output] + counts[output], weights[output]
-            tap = 0
-            while row + 4 <= last:
-                four = levels[row : row + 4, left:right]
-                _add_four(sums, taps[tap : tap + 4], four[0], four[1], four[2], four[3])
-                row, tap = row + 4, tap + 4
-            while row < last:
-                _add_one(sums, taps[tap], levels[row, left:right])
-                row, tap = row + 1, tap + 1
-            _round(sums, out[output, left:right])
-
-
-# Products stand inside int32 as they are, for the compiler then multiplies in 32 bits; whole sums would take 64.
+            while ready < firsts[output] + counts[output]:
+                late = levels[min(2 * ready + 1, height - 1), left : left + strip]
+                _pair(levels[2 * ready, left : left + strip], late, pairs[ready])
+                ready += 1
+            first = to_pairs + firsts[output] * pairs.strides[0]
+            weight = to_weights + output * weights.strides[0]
+            for begin in range(0, strip, LANES):
+                at = min(begin, strip - LANES)
+                sum_pairs(first + at * 4, pairs.strides[0], counts[output], weight, to_out + output * width + left + at)
 
 
 @_compiled
-def _add_four(
-    sums: NDArray[np.int32],
-    taps: NDArray[np.int32],
-    a: NDArray[np.uint8],
-    b: NDArray[np.uint8],
-    c: NDArray[np.uint8],
-    d: NDArray[np.uint8],
-) -> None:
-    at, bt, ct, dt = taps[0], taps[1], taps[2], taps[3]
-    for i in range(sums.shape[0]):
-        early = np.int32(np.int32(at * a[i]) + np.int32(bt * b[i]))
-        late = np.int32(np.int32(ct * c[i]) + np.int32(dt * d[i]))
-        sums[i] += np.int32(early + late)
-
-
-@_compiled
-def _add_one(sums: NDArray[np.int32], tap: np.int32, row: NDArray[np.uint8]) -> None:
-    for i in range(sums.shape[0]):
-        sums[i] += np.int32(tap * row[i])
-
-
-@_compiled
-def _round(sums: NDArray[np.int32], out: NDArray[np.uint8]) -> None:
-    for i in range(sums.shape[0]):
-        out[i] = np.uint8(min(max(sums[i] >> WEIGHT_BITS, 0), 255))
+def _pair(early: NDArray[np.uint8], late: NDArray[np.uint8], out: NDArray[np.uint32]) -> None:
+    for i in range(early.shape[0]):
+        out[i] = np.uint32(early[i]) | np.uint32(late[i]) << np.uint32(16)

@@ -42,6 +42,8 @@ def main(settings: dict[str, Any]) -> None:
     replies = take_stdout()
     limits = DecodeLimits(**settings["limits"])
     decoder, task = _find(settings["decoder"]), _find(settings["task"])
+    if settings["prepare"] is not None:
+        _find(settings["prepare"])()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
     for name in (signal.SIGPROF, signal.SIGALRM):

@@ -86,11 +86,19 @@ class Sandbox:
         settings: its limits.
         task: `module:function` that is called with each image there; see `decoder_process`.
         options: for the task; JSON values.
+        prepare: `module:function` that is called before the first image, outside of its limits.
     """
 
-    def __init__(self, settings: SandboxSettings, task: str = PIXELS, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        task: str = PIXELS,
+        options: Mapping[str, Any] | None = None,
+        prepare: str | None = None,
+    ) -> None:
         self.settings = settings
-        self._argument = json.dumps(dataclasses.asdict(settings) | {"task": task, "options": dict(options or {})})
+        work = {"task": task, "options": dict(options or {}), "prepare": prepare}
+        self._argument = json.dumps(dataclasses.asdict(settings) | work)
         self._child: Child | None = None
 
     def run(self, files: Sequence[bytes]) -> list[Answer | ImageRefused]:

@@ -39,7 +39,7 @@ class Looker:
     def __init__(self, settings: SandboxSettings, square: int = 0) -> None:
         check_at_least("looker", "square", square, 0)
         self.square = square
-        self.sandbox = Sandbox(settings, f"{__name__}:look_at", {"square": square})
+        self.sandbox = Sandbox(settings, f"{__name__}:look_at", {"square": square}, "llava_core.resampling:prepare")
 
     def look(self, files: Sequence[bytes]) -> list[Looked | ImageRefused]:
         """Look at images.

@@ -13,10 +13,20 @@ from numpy.typing import NDArray
 from llava_core.images import decode_image
 
 MARK = b"\nHOSTILE:"
+warm: list[float] = []
+"""When `warm_up` was called, seconds of processor time."""
+
+
+def warm_up() -> None:
+    """Work for 0.6 seconds, which is longer than an image may take in tests."""
+    start = time.process_time()
+    while time.process_time() < start + 0.6:
+        pass
+    warm.append(start)
 
 
 def decode(data: bytes, **options: Any) -> NDArray[np.uint8]:
-    """Decode an image, unless it says `crash`, `hang`, `spin`, `swell`, `killed`, `once=PATH` or `exit`."""
+    """Decode an image, unless it says `crash`, `hang`, `spin`, `swell`, `killed`, `once=PATH`, `exit` or `warm`."""
     _, marked, what = data.partition(MARK)
     match what.partition(b"="):
         case (b"crash", _, _):
@@ -25,6 +35,8 @@ def decode(data: bytes, **options: Any) -> NDArray[np.uint8]:
             os.kill(os.getpid(), signal.SIGKILL)
         case (b"exit", _, _):
             os._exit(3)
+        case (b"warm", _, _):
+            assert warm, "warm_up was not called"
         case (b"hang", _, _):
             time.sleep(3600)
         case (b"spin", _, _):

@@ -29,6 +29,11 @@ def test_pixels_come_back_as_they_are_and_hostile_neighbours_as_reasons() -> Non
     assert refused[1].detail == "the decoder: it crashed (SIGSEGV), 3 times"
 
 
+def test_what_is_prepared_does_not_count_as_the_first_images_time() -> None:
+    with Sandbox(QUICK, prepare="tests.pipelines.hostile:warm_up") as sandbox:
+        assert isinstance(sandbox.decode([hostile(GOOD[0], "warm")])[0], np.ndarray)
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [(-9, "MEMORY"), (-14, "TIMEOUT"), (-27, "TIMEOUT"), (-6, "DECODER_CRASH"), (1, "DECODER_CRASH")],

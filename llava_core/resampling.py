@@ -14,25 +14,20 @@ first image comes (seconds), and kept for the next process.
 What this does *not* do: choose a size (`geometry`), colours or padding (`tiling`).
 """
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, ParamSpec, TypeVar, cast
+from typing import Literal
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from llava_core.geometry import Size
-from llava_core.vectors import LANES, PART_BITS, WEIGHT_BITS, sum_pairs
+from llava_core.vectors import LANES, PART_BITS, WEIGHT_BITS, weigh
 
 Kernel = Literal["bicubic", "lanczos"]
 
 STRIP_ROWS = 64
 """Rows that are turned at once; with their pairs they stay in the processor's second cache."""
-
-STRIP_LEVELS = 384
-"""Values of a row that are paired at once."""
 
 LOBES: dict[Kernel, float] = {"bicubic": 2.0, "lanczos": 3.0}
 """How many inputs to either side a kernel reaches where nothing shrinks."""
@@ -40,17 +35,6 @@ LOBES: dict[Kernel, float] = {"bicubic": 2.0, "lanczos": 3.0}
 Weights = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int16]]
 """int64[wanted] first pair of inputs, int64[wanted] number of pairs, int16[wanted, N, 2, 2] upper and lower part of
 the weights of each pair's two inputs."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    try:
-        return cast(Callable[P, R], njit(nogil=True, cache=True)(function))
-    except RuntimeError:
-        # no folder where the compiled function could be kept for the next process
-        return cast(Callable[P, R], njit(nogil=True)(function))
 
 
 def resample(image: NDArray[np.uint8], size: Size, kernel: Kernel = "bicubic") -> NDArray[np.uint8]:
@@ -65,6 +49,9 @@ def resample(image: NDArray[np.uint8], size: Size, kernel: Kernel = "bicubic") -
         uint8[height, width, C], or uint8[height, width]: what Pillow 13's `Image.resize` makes, every value the same;
         the same array if nothing changes.
 
+    Raises:
+        ValueError: the image is not of bytes or is empty, or the size is; the sums check no bounds.
+
     Source: `ImagingResample` of Pillow's Resample.c. Rounding and clipping between the passes makes their order matter
     (by up to 24 levels on noise), so it is Pillow 13's: the heights first where they lose more than twice as many
     pixels as the widths.
@@ -74,6 +61,8 @@ def resample(image: NDArray[np.uint8], size: Size, kernel: Kernel = "bicubic") -
         >>> resample(ramp, Size(2, 3)).tolist()
         [[40, 60, 80], [150, 170, 190]]
     """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0 or min(size) < 1:
+        raise ValueError(f"cannot resize {image.dtype}{list(image.shape)} to {tuple(size)}")
     lost = image.shape[0] - size.height
     if lost > max(0, 2 * (image.shape[1] - size.width)):
         return _widths(_heights(image, size.height, kernel), size.width, kernel)
@@ -81,7 +70,7 @@ def resample(image: NDArray[np.uint8], size: Size, kernel: Kernel = "bicubic") -
 
 
 def prepare() -> None:
-    """Compile the sums, or load what was compiled before, not with the first image: half a second, or 2 to 6."""
+    """Compile the sums, or load what was compiled before, now and not with the first image."""
     resample(np.zeros((2, 2), np.uint8), Size(1, 1))
 
 
@@ -109,7 +98,7 @@ def _widths(image: NDArray[np.uint8], wanted: int, kernel: Kernel) -> NDArray[np
     return out
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _weights(length: int, wanted: int, kernel: Kernel) -> Weights:
     """Which inputs make an output, and how much of each.
 
@@ -149,39 +138,5 @@ def _weighed(levels: NDArray[np.uint8], weights: Weights) -> NDArray[np.uint8]:
     # an array that may be written is another type than one that may not, and each would be compiled for
     levels.flags.writeable = False
     out = np.empty((len(weights[0]), levels.shape[1]), np.uint8)
-    _weigh(levels, *weights, out)
+    weigh(levels, *weights, out)
     return out if width >= LANES else np.ascontiguousarray(out[:, :width])
-
-
-@_compiled
-def _weigh(
-    levels: NDArray[np.uint8],
-    firsts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    weights: NDArray[np.int16],
-    out: NDArray[np.uint8],
-) -> None:
-    height, width = levels.shape
-    strip = min(width, STRIP_LEVELS)
-    pairs = np.empty(((height + 1) // 2, strip), np.uint32)
-    to_pairs, to_weights, to_out = pairs.ctypes.data, weights.ctypes.data, out.ctypes.data
-    for start in range(0, width, strip):
-        # the last strip reaches back, as the last lanes do
-        left = min(start, width - strip)
-        ready = 0
-        for output in range(out.shape[0]):
-            while ready < firsts[output] + counts[output]:
-                late = levels[min(2 * ready + 1, height - 1), left : left + strip]
-                _pair(levels[2 * ready, left : left + strip], late, pairs[ready])
-                ready += 1
-            first = to_pairs + firsts[output] * pairs.strides[0]
-            weight = to_weights + output * weights.strides[0]
-            for begin in range(0, strip, LANES):
-                at = min(begin, strip - LANES)
-                sum_pairs(first + at * 4, pairs.strides[0], counts[output], weight, to_out + output * width + left + at)
-
-
-@_compiled
-def _pair(early: NDArray[np.uint8], late: NDArray[np.uint8], out: NDArray[np.uint32]) -> None:
-    for i in range(early.shape[0]):
-        out[i] = np.uint32(early[i]) | np.uint32(late[i]) << np.uint32(16)

@@ -1,26 +1,30 @@
-"""The inner loop of `resampling`, for the processor's vector registers.
+"""The inner loops of `resampling`, compiled, for the processor's vector registers.
 
 Processors multiply 16 or 32 pairs of 16-bit integers and add the two products of each pair in one instruction (x86
-`vpmaddwd`, ARM `smull` and `addp`). Numba's compiler does not find it from a loop in Python, so the loop stands here in
-the compiler's own language, the same for every processor. Where a plain loop takes 0.19 cycles a product (llvm-mca,
-Intel Ice Lake), this one takes 0.08.
+`vpmaddwd`, ARM `smull` and `addp`). Numba's compiler does not find it from a loop in Python, so that loop stands here
+in the compiler's own language, the same for every processor.
 
-Numba knows by the date of `resampling.py` whether the compiled code that it kept is still good: after a change here,
-touch that file.
+All that is compiled stands in this file: by the date of the file that a compiled function is from, numba knows whether
+what it kept is still good, and it does not look at those that the function calls.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 WEIGHT_BITS = 22
 """Fraction bits of the weights: `PRECISION_BITS` of Pillow's Resample.c."""
 
 PART_BITS = 11
 """Bits of a weight's lower part; with so many, both parts are 16-bit integers, and their products' sums 32-bit ones."""
+
+STRIP_LEVELS = 384
+"""Values of a row that are paired at once."""
 
 LANES = 32
 """Values that are summed at once: 8 registers of sums, of the 16 that most processors have."""
@@ -83,7 +87,7 @@ def _each(value: int) -> Any:
     return ir.Constant(SUMS, [value] * LANES)
 
 
-sum_pairs = cast(Callable[[int, int, int, int, int], None], intrinsic(_typed))
+_sum_pairs = cast(Callable[[int, int, int, int, int], None], intrinsic(_typed))
 """Write LANES values, each the weighted sum of `count` pairs, rounded to uint8 and clipped; from compiled code only.
 
 Args:
@@ -93,3 +97,58 @@ Args:
     weights: address of int16[count, 2, 2]: the upper parts for both of the pair, the lower parts for both.
     out: address of uint8[LANES].
 """
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+    try:
+        return cast(Callable[P, R], njit(nogil=True, cache=True)(function))
+    except RuntimeError:
+        # no folder where the compiled function could be kept for the next process
+        return cast(Callable[P, R], njit(nogil=True)(function))
+
+
+@_compiled
+def weigh(
+    levels: NDArray[np.uint8],
+    firsts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    weights: NDArray[np.int16],
+    out: NDArray[np.uint8],
+) -> None:
+    """Write each output row as the weighted sum of its input rows, rounded and clipped.
+
+    Args:
+        levels: uint8[H, X], contiguous, X at least LANES.
+        firsts: int64[h] first pair of input rows of each output row; rows 0 and 1 are pair 0.
+        counts: int64[h] number of pairs, at least 1; the last pair is not beyond row H.
+        weights: int16[h, N, 2, 2] of each pair: upper parts for both rows, lower parts for both.
+        out: uint8[h, X], contiguous.
+    """
+    height, width = levels.shape
+    strip = min(width, STRIP_LEVELS)
+    pairs = np.empty(((height + 1) // 2, strip), np.uint32)
+    to_pairs, to_weights, to_out = pairs.ctypes.data, weights.ctypes.data, out.ctypes.data
+    for start in range(0, width, strip):
+        # the last strip reaches back, as the last lanes do
+        left = min(start, width - strip)
+        ready = 0
+        for output in range(out.shape[0]):
+            while ready < firsts[output] + counts[output]:
+                late = levels[min(2 * ready + 1, height - 1), left : left + strip]
+                _pair(levels[2 * ready, left : left + strip], late, pairs[ready])
+                ready += 1
+            first, row = to_pairs + firsts[output] * pairs.strides[0], to_out + output * width + left
+            weight = to_weights + output * weights.strides[0]
+            for begin in range(0, strip, LANES):
+                at = min(begin, strip - LANES)
+                _sum_pairs(first + at * 4, pairs.strides[0], counts[output], weight, row + at)
+
+
+@_compiled
+def _pair(early: NDArray[np.uint8], late: NDArray[np.uint8], out: NDArray[np.uint32]) -> None:
+    for i in range(early.shape[0]):
+        out[i] = np.uint32(early[i]) | np.uint32(late[i]) << np.uint32(16)

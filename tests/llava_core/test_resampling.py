@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from llava_core import resampling
+from llava_core import vectors
 from llava_core.geometry import Size
-from llava_core.resampling import STRIP_LEVELS, STRIP_ROWS, Kernel, resample
+from llava_core.resampling import STRIP_ROWS, Kernel, resample
+from llava_core.vectors import STRIP_LEVELS
 
 PILLOW: dict[Kernel, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
@@ -44,6 +45,13 @@ def pictures(shape: tuple[int, ...]) -> list[np.ndarray]:
         ((120, 77), (60, 77)),
         ((2 * STRIP_ROWS + 1, STRIP_LEVELS + 5), (200, 171)),  # strips that are not whole
         ((1001, 1405), (504, 672)),
+        ((1400, 1100), (504, 672)),
+        ((512, 512), (504, 672)),
+        ((700, 900), (671, 1008)),
+        ((375, 500), (32, 32)),  # the pHash's
+        ((32, 100), (32, 32)),
+        ((7, 900), (32, 32)),
+        ((1201, 640), (32, 32)),
         ((1700, 900), (672, 336)),
         ((2, 90), (28, 28)),
         ((90, 1), (7, 28)),
@@ -89,8 +97,23 @@ def test_views_and_read_only_arrays_are_taken_and_left_as_they_are() -> None:
         assert resample(locked, Size(60, 90)) is locked
     assert image.flags.writeable and resample(image, Size(20, 20)).flags.writeable
     np.testing.assert_array_equal(image, before)
-    compiled_for = getattr(resampling._weigh, "signatures")  # noqa: B009 — mypy knows the function that was compiled
+    compiled_for = getattr(vectors.weigh, "signatures")  # noqa: B009 — mypy knows the function that was compiled
     assert len(compiled_for) == 1, "seconds for each"
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "wanted"),
+    [
+        ((0, 5, 3), np.uint8, (2, 2)),
+        ((5, 4, 3), np.uint8, (0, 2)),
+        ((5, 4, 3), np.uint8, (2, -1)),
+        ((5, 4, 3), np.float32, (2, 2)),
+        ((1, 5, 4, 3), np.uint8, (2, 2)),
+    ],
+)
+def test_what_the_sums_cannot_take_is_refused(shape: tuple[int, ...], kind: type, wanted: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="cannot resize"):
+        resample(np.zeros(shape, kind), Size(*wanted))
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -98,14 +121,14 @@ def test_compiled_sums_are_kept_where_a_folder_can_be_written(tmp_path: Path, *,
     """A worker in an image with nothing writable compiles for itself, and does not fail."""
     package = tmp_path / "package"
     package.mkdir()
-    source = Path(resampling.__file__).read_text()
-    (package / "resampling.py").write_text(source)
+    (package / "vectors.py").write_text(Path(vectors.__file__).read_text())
     if not kept:
         # root may write anywhere, so there is a file where the folder would be
         (package / "__pycache__").write_text("")
     script = (
-        "import numpy as np, resampling; from llava_core.geometry import Size;"
-        "print(resampling.resample(np.full((8, 8), 9, np.uint8), Size(2, 2)).tolist())"
+        "import sys, vectors; sys.modules['llava_core.vectors'] = vectors; import numpy as np;"
+        "from llava_core.geometry import Size; from llava_core.resampling import resample;"
+        "print(resample(np.full((8, 8), 9, np.uint8), Size(2, 2)).tolist())"
     )
     home = str(tmp_path / "home") if kept else "/dev/null"
     settings_ = {"PYTHONPATH": f"{package}:{Path.cwd()}", "HOME": home, "XDG_CACHE_HOME": home}

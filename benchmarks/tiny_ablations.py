@@ -1,20 +1,30 @@
 """The document's ablations at the small model's scale: tiles, projector depth, clean against noisy data.
 
-    python benchmarks/tiny_ablations.py --tower FOLDER [--steps N] [--seeds N] [--num N] [--only NAME ...]
+    python benchmarks/tiny_ablations.py [--steps N] [--seeds N] [--num N] [--processes N] [--only NAME ...]
 
     single view / 2×2 / any-res(5)      tiles that the model has, in training and in the exam
     projector 1 / 2 / 3                 linear layers
     clean / noisy                       30 % of training drawings with another drawing's answers
 
-Every variant begins with one tower (`--tower`: the model of stage `see` of `jobs/train.py --recipe tiny`) and runs the
-recipe's other stages, at most `--steps` steps each; everything but what is compared is equal. Runs that are done are
-not done again. The table has each seed's result and, in brackets, the 95 % interval of all of them together (Wilson,
-over questions: seeds are too few for one over seeds).
+Every variant begins as LLaVA does, with a tower and a language model that are trained (the embedded model's, or
+those of `--parts`) and a projector that is new. The stages `align` and `instruct` of the recipe `tiny` train it, short
+ones of at most `--steps` steps, on receipts, scenes and signs alone. Everything but what is compared is equal, the
+steps too, so a variant with fewer tiles takes less time. What this cannot tell: the language model has learned from
+any-res(5), clean data and two layers before, which a language model of text alone has not.
+
+Each run is a process with its share of the cores, and is not done again once done. The table has each seed's result
+and, in brackets, the 95 % interval of all of them together (Wilson, over questions: seeds are too few for one over
+seeds).
 """
 
 import argparse
 import dataclasses
+import json
+import os
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,10 +37,13 @@ from pipelines.training.job import settle
 from pipelines.training.loop import StageWork, run_stage
 from pipelines.training.sources import index_inputs
 
+DRAWINGS = "pipelines.synthetic.source:Drawings=receipt:2,scene:2,sign;seed=2"
+RESULT = "result.json"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One column of the table."""
+    """One row of the table."""
 
     name: str
     """What it is called."""
@@ -42,58 +55,106 @@ class Variant:
     """Share of drawings with another's answers."""
 
 
-REFERENCE = Variant(name="any-res(5), 2 layers, clean")
 VARIANTS = (
     Variant(name="single view", pinpoints=()),
     Variant(name="2x2", pinpoints=((2, 2),)),
-    REFERENCE,
+    Variant(name="any-res(5), projector 2, clean"),
     Variant(name="projector 1", projector_layers=1),
     Variant(name="projector 3", projector_layers=3),
     Variant(name="noisy", noise=0.3),
 )
+BY_NAME = {one.name: one for one in VARIANTS}
 
 
-def beginning(variant: Variant, seed: int, tower: str, folder: Path) -> str:
-    """A new model of a variant with the tower that has learned to see, written once."""
+def beginning(variant: Variant, seed: int, parts: str, folder: Path) -> str:
+    """A model of a variant with trained parts and a new projector, written once."""
     target = folder / "start"
     if not (target / "config.json").exists():
         model = new_model(seed, variant.projector_layers, variant.pinpoints)
-        model.image_processor.load_state_dict(load_model(tower).image_processor.state_dict())
+        trained = load_model(parts)
+        model.image_processor.load_state_dict(trained.image_processor.state_dict())
+        model.language_model.load_state_dict(trained.language_model.state_dict())
         model.save_pretrained(target, tokenizer=word_tokenizer())
     return str(target)
 
 
-def works(variant: Variant, seed: int, steps: int, tower: str, folder: Path) -> tuple[StageWork, ...]:
+def works(variant: Variant, seed: int, options: argparse.Namespace, folder: Path) -> list[StageWork]:
     """The stages of one run."""
     config = TrainConfig(
         recipe="tiny",
-        model=beginning(variant, seed, tower, folder),
+        model=beginning(variant, seed, options.parts, folder),
         output=str(folder),
-        stages=("align", "instruct", "highres"),
-        limit_steps=steps,
+        stages=("align", "instruct"),
+        limit_steps=options.steps,
         seed=seed,
     )
-    found = settle(config).works
-    if not variant.noise:
-        return found
-    noise = f";noise={variant.noise}"
-    noisy = [config_of(work, inputs=tuple(uri + noise for uri in work.stage.inputs), mark=noise) for work in found]
-    return tuple(noisy)
+    align, instruct = settle(config).works
+    drawings = f"{DRAWINGS};noise={variant.noise}"
+    return [reading(align, drawings + ";grid"), reading(instruct, drawings)]
 
 
-def config_of(work: StageWork, *, inputs: tuple[str, ...], mark: str) -> StageWork:
-    """A stage that reads other inputs, under an identity of its own."""
-    stage = dataclasses.replace(work.stage, inputs=inputs)
-    return dataclasses.replace(work, stage=stage, inputs=index_inputs(inputs), identity=work.identity + mark)
+def reading(work: StageWork, drawings: str) -> StageWork:
+    """A stage that reads other drawings, under an identity of its own."""
+    stage = dataclasses.replace(work.stage, inputs=(drawings,))
+    identity = f"{work.identity};{drawings}"
+    return dataclasses.replace(
+        work, stage=stage, inputs=index_inputs(stage.inputs), identity=identity, folder=work.output
+    )
 
 
-def result(variant: Variant, seed: int, options: argparse.Namespace) -> dict[str, Figure]:
-    """Train one variant with one seed, and examine it."""
-    folder = Path(options.output) / f"{variant.name.replace(' ', '-')}-{seed}-{options.steps}"
-    print(f"── {variant.name}, seed {seed}", flush=True)
-    for work in works(variant, seed, options.steps, options.tower, folder):
-        run_stage(dataclasses.replace(work, folder=work.output), torch.device("cpu"))
-    return Examiner(folder / "model", options.num).figures()
+def run_one(variant: Variant, seed: int, options: argparse.Namespace, folder: Path) -> None:
+    """Train one variant with one seed, examine it, and write what came out."""
+    started = time.monotonic()
+    for work in works(variant, seed, options, folder):
+        run_stage(work, torch.device("cpu"))
+    seconds = time.monotonic() - started
+    examiner = Examiner(folder / "model", options.num)
+    receipts = examiner.receipts()
+    figures = {
+        "receipt fields": receipts["receipt fields, any-res"],
+        "base view": receipts["receipt fields, base view"],
+        **examiner.signs(),
+        "scene captions": examiner.captions(),
+        "yes/no F1": examiner.presence(),
+    }
+    values = {name: dataclasses.astuple(figure) for name, figure in figures.items()}
+    (folder / RESULT).write_text(json.dumps({"seconds": seconds, "figures": values}))
+
+
+def finished(variant: Variant, seed: int, options: argparse.Namespace) -> Path:
+    """The file that a run ends with; it is made by a process of its own where it is not there."""
+    folder = Path(options.output) / f"{variant.name.replace(' ', '-')}-{seed}-{options.steps}-{options.num}"
+    result = folder / RESULT
+    if result.exists():
+        return result
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["--run", variant.name, str(seed), str(folder), "--parts", options.parts]
+    words += ["--steps", str(options.steps), "--num", str(options.num)]
+    threads = max(1, (os.cpu_count() or 1) // options.processes)
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(
+            [sys.executable, __file__, *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+    minutes = json.loads(result.read_text())["seconds"] / 60
+    print(f"{variant.name}, seed {seed}: trained in {minutes:.1f} min", flush=True)
+    return result
+
+
+def table(results: dict[str, list[Path]]) -> str:
+    """The results as a table in Markdown: percent, each seed's and the interval of all."""
+    lines = []
+    for name, paths in results.items():
+        found = [json.loads(path.read_text()) for path in paths]
+        figures = {figure: pooled([Figure(*one["figures"][figure]) for one in found]) for figure in found[0]["figures"]}
+        if not lines:
+            lines = ["| | minutes | " + " | ".join(figures) + " |", "|---" * (len(figures) + 2) + "|"]
+        minutes = " ".join(f"{one['seconds'] / 60:.0f}" for one in found)
+        lines.append(f"| {name} | {minutes} | " + " | ".join(figures.values()) + " |")
+    return "\n".join(lines)
 
 
 def pooled(figures: list[Figure]) -> str:
@@ -101,26 +162,34 @@ def pooled(figures: list[Figure]) -> str:
     count = sum(one.count for one in figures)
     mean = sum(one.value * one.count for one in figures) / max(count, 1)
     each = " ".join(f"{100 * one.value:.1f}" for one in figures)
-    return f"{each}  → {Figure(mean, count)}"
+    return f"{each} {str(Figure(mean, count)).partition('% ')[2].partition(' of')[0]}"
 
 
 def main() -> int:
     """Run every variant with every seed, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", required=True, help="the model of stage `see`")
+    parser.add_argument("--parts", default="tiny", help="a model, for its tower and its language model")
     parser.add_argument("--output", default="out/ablations")
-    parser.add_argument("--steps", type=int, default=600, help="most steps of each stage")
+    parser.add_argument("--steps", type=int, default=500, help="most steps of each stage")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--num", type=int, default=200, help="held-out images of each task")
-    parser.add_argument("--only", nargs="*", choices=[one.name for one in VARIANTS])
+    parser.add_argument("--processes", type=int, default=2, help="runs at once")
+    parser.add_argument("--only", nargs="*", choices=BY_NAME, metavar="NAME")
+    parser.add_argument("--run", nargs=3, metavar=("NAME", "SEED", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.run:
+        name, seed, folder = options.run
+        run_one(BY_NAME[name], int(seed), options, Path(folder))
+        return 0
     chosen = [one for one in VARIANTS if not options.only or one.name in options.only]
-    table = {one.name: [result(one, seed, options) for seed in range(options.seeds)] for one in chosen}
-    print(f"\nat most {options.steps} steps a stage, {options.seeds} seeds, {options.num} images of each task")
-    for name, runs in table.items():
-        print(f"\n{name}")
-        for figure in runs[0]:
-            print(f"  {figure:26} {pooled([run[figure] for run in runs])}")
+    with ThreadPoolExecutor(options.processes) as pool:
+        pairs = [(one, seed) for seed in range(options.seeds) for one in chosen]
+        paths = list(pool.map(lambda pair: finished(*pair, options), pairs))
+    results = {one.name: paths[place :: len(chosen)] for place, one in enumerate(chosen)}
+    print(
+        f"\nat most {options.steps} steps a stage, {options.seeds} seeds, {options.num} images of each task; percent\n"
+    )
+    print(table(results))
     return 0
 
 

@@ -70,17 +70,35 @@ class Examiner:
 
     def figures(self) -> dict[str, Figure]:
         """All results, by name."""
+        return {
+            **self.receipts(),
+            **self.signs(),
+            "scene captions": self.captions(),
+            "chart values": Figure(*share(self.replies("chart", ("values",)))),
+            "yes/no F1": self.presence(),
+            "statements about boxes": Figure(*share(self.replies("boxes", ("statement",)))),
+        }
+
+    def receipts(self) -> dict[str, Figure]:
+        """Receipts' fields, and the total among them, with tiles and from the base view alone."""
         anyres, base = self.replies("receipt", ("field",)), self.replies("receipt", ("field",), max_tiles=0)
         totals = [[one for one in replies if one[0].turn.key == "total"] for replies in (anyres, base)]
-        presence = self.replies("scene", ("presence",))
         return {
             "receipt total, any-res": Figure(*share(totals[0])),
             "receipt total, base view": Figure(*share(totals[1])),
             "receipt fields, any-res": Figure(*share(anyres)),
             "receipt fields, base view": Figure(*share(base)),
-            "sign words": Figure(*share(self.replies("sign", ("word",)))),
-            "scene captions": Figure(*share(self.replies("scene", ("caption",)))),
-            "chart values": Figure(*share(self.replies("chart", ("values",)))),
-            "yes/no F1": Figure(yes_f1(presence), len(presence)),
-            "statements about boxes": Figure(*share(self.replies("boxes", ("statement",)))),
         }
+
+    def signs(self) -> dict[str, Figure]:
+        """Words of signs."""
+        return {"sign words": Figure(*share(self.replies("sign", ("word",))))}
+
+    def captions(self) -> Figure:
+        """Scenes of which every object and colour is named right."""
+        return Figure(*share(self.replies("scene", ("caption",))))
+
+    def presence(self) -> Figure:
+        """F1 of "yes" where objects are asked for that may be absent."""
+        asked = self.replies("scene", ("presence",))
+        return Figure(yes_f1(asked), len(asked))

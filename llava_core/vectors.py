@@ -4,8 +4,8 @@ Processors multiply 16 or 32 pairs of 16-bit integers and add the two products o
 `vpmaddwd`, ARM `smull` and `addp`). Numba's compiler does not find it from a loop in Python, so that loop stands here
 in the compiler's own language, the same for every processor.
 
-All that is compiled stands in this file: by the date of the file that a compiled function is from, numba knows whether
-what it kept is still good, and it does not look at those that the function calls.
+All that these sums call stands in this file: by the date of the file that a compiled function is from, numba knows
+whether what it kept is still good, and it does not look at those that the function calls.
 """
 
 from collections.abc import Callable
@@ -103,7 +103,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function of arrays at its first call, and keep it for the next process where there is a folder for it.
+
+    It must call nothing compiled that stands in another file (see above).
+    """
     try:
         return cast(Callable[P, R], njit(nogil=True, cache=True)(function))
     except RuntimeError:
@@ -111,7 +115,7 @@ def _compiled(function: Callable[P, R]) -> Callable[P, R]:
         return cast(Callable[P, R], njit(nogil=True)(function))
 
 
-@_compiled
+@compiled
 def weigh(
     levels: NDArray[np.uint8],
     firsts: NDArray[np.int64],
@@ -148,7 +152,7 @@ def weigh(
                 _sum_pairs(first + at * 4, pairs.strides[0], counts[output], weight, row + at)
 
 
-@_compiled
+@compiled
 def _pair(early: NDArray[np.uint8], late: NDArray[np.uint8], out: NDArray[np.uint32]) -> None:
     for i in range(early.shape[0]):
         out[i] = np.uint32(early[i]) | np.uint32(late[i]) << np.uint32(16)

@@ -77,7 +77,9 @@ def phash(image: NDArray[np.uint8]) -> Phash:
     small = resample(grey, Size(THUMBNAIL_SIDE, THUMBNAIL_SIDE), "lanczos").astype(np.float64)
     rows = _dct_rows()
     coefficients = np.round(rows @ small @ rows.T * 2**20) / 2**20
-    offsets = (coefficients - np.median(coefficients)).ravel()
+    # the median, a tenth of np.median's time for so few numbers
+    lower, upper = np.sort(coefficients, axis=None)[[PHASH_SIDE**2 // 2 - 1, PHASH_SIDE**2 // 2]]
+    offsets = (coefficients - (lower + upper) / 2).ravel()
     bits = int.from_bytes(np.packbits(offsets > 0).tobytes(), "big")
     return Phash(bits=bits, decided=int((np.abs(offsets) > DECIDED_NOISES * ROUNDING_NOISE).sum()))
 

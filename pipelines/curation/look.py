@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from llava_core.image_headers import DEFAULT_LIMITS, DecodeLimits
 from llava_core.images import decode_image, read_header
 from pipelines.curation.hashes import HASH_BYTES, content_hash, phash, pixel_hash
 from pipelines.curation.measures import JPEG_BLOCK, PixelMeasures, measure_pixels, to_grey
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PROBE_SIDE = 512
 """Pixels that the longest side of the probe pixels has at least, where the image has as many."""
@@ -57,7 +60,7 @@ class ImageFacts:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` undoes it."""
-        values = dataclasses.asdict(self)
+        values = shallow(self) | {"measures": shallow(self.measures)}
         return values | {"content_hash": self.content_hash.hex(), "pixel_hash": self.pixel_hash.hex()}
 
     @classmethod
@@ -66,6 +69,11 @@ class ImageFacts:
         hashes = {name: bytes.fromhex(values[name]) for name in ("content_hash", "pixel_hash")}
         parts = {"size": Size(*values["size"]), "measures": PixelMeasures(**values["measures"])}
         return cls(**{**values, **hashes, **parts})
+
+
+def shallow(values: "DataclassInstance") -> dict[str, Any]:
+    """The fields of a dataclass by name, themselves and not the copies that `dataclasses.asdict` spends its time on."""
+    return {one.name: getattr(values, one.name) for one in dataclasses.fields(values)}
 
 
 def look(

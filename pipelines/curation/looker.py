@@ -14,7 +14,9 @@ from PIL import Image
 from llava_core.config import check_at_least
 from llava_core.errors import ImageRefused
 from llava_core.image_headers import DecodeLimits
+from pipelines.curation.hashes import phash
 from pipelines.curation.look import Decoder, ImageFacts, look
+from pipelines.curation.measures import measure_pixels, to_grey
 from pipelines.sandbox import Answer, Sandbox, SandboxSettings
 
 
@@ -39,7 +41,7 @@ class Looker:
     def __init__(self, settings: SandboxSettings, square: int = 0) -> None:
         check_at_least("looker", "square", square, 0)
         self.square = square
-        self.sandbox = Sandbox(settings, f"{__name__}:look_at", {"square": square}, "llava_core.resampling:prepare")
+        self.sandbox = Sandbox(settings, f"{__name__}:look_at", {"square": square}, f"{__name__}:prepare")
 
     def look(self, files: Sequence[bytes]) -> list[Looked | ImageRefused]:
         """Look at images.
@@ -77,6 +79,14 @@ def look_at(
     """The task: facts as JSON, and the centre of the image as one square uint8[S, S, 3] if one is asked for."""
     facts, pixels = look(data, limits=limits, decoder=decoder)
     return facts.to_json(), _square(pixels, options["square"]) if options["square"] else b""
+
+
+def prepare() -> None:
+    """Compile everything that loops over pixels, or load what was compiled before."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    grey = to_grey(pixels)
+    phash(grey)
+    measure_pixels(pixels, grey=grey)
 
 
 def _square(pixels: NDArray[np.uint8], side: int) -> bytes:

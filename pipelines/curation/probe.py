@@ -8,7 +8,6 @@
 (`sandbox`), judge what it measures (`select`).
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from llava_core.conversations import from_llava
 from llava_core.errors import ImageRefused, PromptRefused
 from llava_core.prompts import render
 from pipelines.curation.hashes import HASH_BYTES
-from pipelines.curation.look import ImageFacts
+from pipelines.curation.look import ImageFacts, shallow
 from pipelines.curation.looker import Looked, Looker
 from pipelines.curation.scorers import EMBEDDING, Scorer
 from pipelines.curation.text_measures import measure_text
@@ -193,7 +192,7 @@ def image_values(facts: Sequence[ImageFacts], model: ModelConfig) -> dict[str, A
         "height": first.size.height,
         "aspect": max(first.size) / min(first.size),
         "probe_scale": first.scale,
-        **dataclasses.asdict(first.measures),
+        **shallow(first.measures),
         "grid_rows": plans[0].grid.height,
         "grid_cols": plans[0].grid.width,
         "canvas_h": plans[0].canvas.height,
@@ -222,7 +221,7 @@ def _text_values(row: CorpusRow, settings: ProbeSettings, tokenizer: Tokenizer |
         tokens = math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
     else:
         tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
-    measures = dataclasses.asdict(measure_text(text, settings.flagged))
+    measures = shallow(measure_text(text, settings.flagged))
     said = row.text is not None or turns is not None
     return {"text": text[:TEXT_CHARS] if said else None, "num_turns": turns, "n_text_tokens": tokens, **measures}
 

@@ -10,7 +10,6 @@ of curation, beside what its hashes of so many rows take.
 """
 
 import functools
-import io
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from report import report
+from simplejpeg import encode_jpeg
 
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.flow import curate_corpus
@@ -36,14 +35,13 @@ HASH_BYTES_OF_A_ROW = 16 + 16 + 8 + 32
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Write small JPEGs, each different, a thousand to a folder."""
+    """Write small JPEGs, each different, a thousand to a folder; large enough that curation keeps them."""
     generator = np.random.default_rng(0)
     for number in range(count):
-        file = io.BytesIO()
-        Image.fromarray(generator.integers(0, 256, (24, 32, 3), np.uint8)).save(file, "JPEG", quality=60)
         place = folder / f"{number // 1000:03d}" / f"{number:06d}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(file.getvalue())
+        if number % 1000 == 0:
+            place.parent.mkdir(parents=True)
+        place.write_bytes(encode_jpeg(generator.integers(0, 256, (36, 48, 3), np.uint8), quality=60))
 
 
 def resident_mb(process: str = "self") -> float:

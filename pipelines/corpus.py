@@ -4,7 +4,9 @@
 What this does *not* do: decode an image, or know a format (`corpus_files`, `_parquet`, `_tar`, `_json`).
 """
 
+import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,9 +17,10 @@ from typing import assert_never
 import pyarrow as pa
 
 from llava_core.errors import ConfigError
-from pipelines.corpus_files import is_side_file, plan_files, read_files, side_names
+from pipelines.corpus_entries import Entries, Entry
+from pipelines.corpus_files import is_side_file, owned_json, plan_files, read_files
 from pipelines.corpus_json import plan_json, read_json
-from pipelines.corpus_listing import Entry, Listing, list_source
+from pipelines.corpus_listing import Listing, list_source
 from pipelines.corpus_parquet import plan_parquet, read_parquet
 from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusKind, CorpusSettings
 from pipelines.corpus_sources import StorageOptions, is_local
@@ -37,6 +40,8 @@ _EXTENSIONS: dict[str, CorpusKind] = {
     ".ndjson": "json",
     ".json": "json",
 }
+_NAMED = 3
+"""Files that a warning names."""
 
 
 def plan_corpus(
@@ -64,7 +69,9 @@ def plan_corpus(
     left = limit
     seen: set[str] = set()
     for source in inputs:
-        listing = _without(list_source(source, storage_options), seen)
+        listing = list_source(source, storage_options)
+        if len(inputs) > 1:
+            listing = _without(listing, seen)
         for fragment in _plan_listing(listing, columns, settings, storage_options, limit is not None):
             if left is not None and left <= 0:
                 return plan
@@ -113,11 +120,11 @@ def rows_table(rows: Iterable[CorpusRow]) -> pa.Table:
 
 def _without(listing: Listing, seen: set[str]) -> Listing:
     """Return the listing without the files of earlier inputs, and note its own."""
-    new = tuple(entry for entry in listing.entries if entry.ref.uri not in seen)
+    new = Entries(entry for entry in listing.entries if entry.ref.uri not in seen)
     if len(new) < len(listing.entries):
         logger.warning("%s: %d files were named before; read once", listing.source, len(listing.entries) - len(new))
     seen.update(entry.ref.uri for entry in new)
-    return Listing(source=listing.source, root=listing.root, entries=new, explicit=listing.explicit)
+    return dataclasses.replace(listing, entries=new)
 
 
 def file_kind(name: str) -> CorpusKind:
@@ -169,29 +176,32 @@ def _plan_container(
 
 def _split_by_kind(listing: Listing, settings: CorpusSettings) -> list[tuple[CorpusKind, Listing]]:
     """Decide which reader reads which of the files; one reader for a folder, by extension for named files."""
-    groups: dict[CorpusKind, list[Entry]] = {"parquet": [], "tar": [], "json": [], "files": []}
-    owned = side_names(entry.name for entry in listing.entries if not is_side_file(entry.name))
-    for entry in listing.entries:
-        kind = file_kind(entry.name)
-        if kind == "files" and is_side_file(entry.name) and not listing.explicit:
+    groups: dict[CorpusKind, list[str]] = {"parquet": [], "tar": [], "json": [], "files": []}
+    counts: Counter[CorpusKind] = Counter()
+    owned = owned_json(listing.entries)
+    for name in listing.entries.names():
+        kind = file_kind(name)
+        if kind == "files" and is_side_file(name) and not listing.explicit:
             continue
-        if kind != "json" or entry.name not in owned:
-            groups[kind].append(entry)
+        if kind != "json" or name not in owned:
+            counts[kind] += 1
+            if kind != "files" or counts[kind] <= _NAMED:
+                groups[kind].append(name)
     if settings.kind != "auto":
         wanted: list[CorpusKind] = [settings.kind]
     elif listing.explicit:
-        wanted = [kind for kind, entries in groups.items() if entries]
+        wanted = [kind for kind in groups if counts[kind]]
     else:
         order: tuple[CorpusKind, ...] = ("parquet", "tar", "files", "json")
-        wanted = [next((kind for kind in order if groups[kind]), "files")]
-    for kind, entries in groups.items():
-        if entries and kind not in wanted:
-            names = ", ".join(PurePosixPath(entry.name).name for entry in entries[:3])
+        wanted = [next((kind for kind in order if counts[kind]), "files")]
+    for kind, names in groups.items():
+        if names and kind not in wanted:
+            some = ", ".join(PurePosixPath(name).name for name in names[:_NAMED])
             message = "%s is read as %s; not read: %d of kind %s (%s…)"
-            logger.warning(message, listing.source, wanted[0], len(entries), kind, names)
+            logger.warning(message, listing.source, wanted[0], counts[kind], kind, some)
     # Images need the side files around them; containers are only themselves.
-    return [(kind, listing if kind == "files" else _only(listing, groups[kind])) for kind in wanted]
+    return [(kind, listing if kind == "files" else _only(listing, frozenset(groups[kind]))) for kind in wanted]
 
 
-def _only(listing: Listing, entries: list[Entry]) -> Listing:
-    return Listing(source=listing.source, root=listing.root, entries=tuple(entries), explicit=listing.explicit)
+def _only(listing: Listing, names: frozenset[str]) -> Listing:
+    return dataclasses.replace(listing, entries=Entries(entry for entry in listing.entries if entry.name in names))

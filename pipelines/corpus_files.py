@@ -5,11 +5,11 @@ A side file is no row: known text and table extensions, licences and read-mes. `
 whatever its extension: the decoder goes by content.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import PurePosixPath
 
-from pipelines.corpus_listing import Entry, Listing
+from pipelines.corpus_entries import Entries, Entry
+from pipelines.corpus_listing import Listing
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.corpus_sources import StorageOptions, is_local, read_object
 from pipelines.corpus_text import clean_text, decode_utf8, parse_json, scalars_json
@@ -24,6 +24,8 @@ license licence readme notice copying authors changelog makefile checksums manif
 """
 SIDE_NAMES = frozenset(_SIDE_WORDS.split())
 """What lies among images without being one: extensions, and names that have none; lower case."""
+_SIDES = (".txt", ".json")
+"""What may belong to an image, in this order."""
 _CAPTION_KEYS = ("caption", "text")
 
 
@@ -34,34 +36,57 @@ def is_side_file(name: str) -> bool:
         >>> is_side_file("a/b.TXT"), is_side_file("LICENSE"), is_side_file("a/b.jpg"), is_side_file("0af3")
         (True, True, False, False)
     """
-    path = PurePosixPath(name)
-    return (path.suffix or path.name).lower() in SIDE_NAMES
+    return (suffix_of(name) or name.rpartition("/")[2]).lower() in SIDE_NAMES
 
 
-def side_names(names: Iterable[str]) -> frozenset[str]:
-    """Return the `.txt` and `.json` names that an image of the same stem could own."""
-    stems = {name.removesuffix(PurePosixPath(name).suffix) for name in names}
-    return frozenset(stem + suffix for stem in stems for suffix in (".txt", ".json"))
+def suffix_of(name: str) -> str:
+    """The extension of a file, with its dot: `PurePosixPath.suffix`, at a tenth of the time.
+
+    Example:
+        >>> [suffix_of(name) for name in ("a/b.tar.gz", "a.b/c", ".txt", "a.")]
+        ['.gz', '', '', '']
+    """
+    dot = name.rfind(".")
+    return name[dot:] if name.rfind("/") + 1 < dot < len(name) - 1 else ""
+
+
+def owned_json(entries: Entries) -> frozenset[str]:
+    """The `.json` files of a listing that belong to an image of the same stem, by name."""
+    given = {name for name in entries.names() if name.endswith(".json")}
+    if not given:
+        return frozenset()
+    images = (name for name in entries.names() if not is_side_file(name))
+    return frozenset(given.intersection(name.removesuffix(suffix_of(name)) + ".json" for name in images))
 
 
 def plan_files(listing: Listing, settings: CorpusSettings) -> Iterator[Fragment]:
     """Cut the images of a listing into fragments whose borders depend on names alone; see `cut_by_content`."""
-    by_name = {entry.name: entry for entry in listing.entries}
-    images = [entry for entry in listing.entries if not is_side_file(entry.name)]
-    for run in cut_by_content([entry.name for entry in images], settings.rows_per_fragment):
-        rows = tuple(_plan_row(images[position], by_name, settings) for position in run)
+    sides: dict[str, Entry] = {}
+    if settings.sidecars and any(name.endswith(_SIDES) for name in listing.entries.names()):
+        sides = {entry.name: entry for entry in listing.entries if entry.name.endswith(_SIDES)}
+    run: list[Entry] = []
+    for _ in cut_by_content(_names(listing.entries, run), settings.rows_per_fragment):
+        rows = tuple(_plan_row(image, sides) for image in run)
+        run.clear()
         yield make_fragment(kind="files", source=listing.source, root=listing.root, rows=rows)
 
 
-def _plan_row(entry: Entry, by_name: dict[str, Entry], settings: CorpusSettings) -> RowRef:
-    stem = entry.name.removesuffix(PurePosixPath(entry.name).suffix)
-    beside = [by_name.get(stem + suffix) for suffix in (".txt", ".json")] if settings.sidecars else []
-    sides = [side for side in beside if side is not None]
-    refused = next((one for one in (entry, *sides) if one.error), entry)
+def _names(entries: Entries, taken: list[Entry]) -> Iterator[str]:
+    """Yield the names of images, and add each image to those taken."""
+    for entry in entries:
+        if not is_side_file(entry.name):
+            taken.append(entry)
+            yield entry.name
+
+
+def _plan_row(image: Entry, sides: dict[str, Entry]) -> RowRef:
+    own: list[Entry] = []
+    if sides:
+        stem = image.name.removesuffix(suffix_of(image.name))
+        own = [sides[stem + suffix] for suffix in _SIDES if stem + suffix in sides]
+    refused = next((one for one in (image, *own) if one.error), image)
     return RowRef(
-        objects=(entry.ref, *(side.ref for side in sides)),
-        error=refused.error,
-        error_detail=refused.error_detail,
+        objects=(image.ref, *(side.ref for side in own)), error=refused.error, error_detail=refused.error_detail
     )
 
 

@@ -8,12 +8,13 @@ import glob
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_core.errors import ConfigError
+from pipelines.corpus_entries import Entries, Entry
 from pipelines.corpus_sources import (
     StorageOptions,
     filesystem,
@@ -35,20 +36,6 @@ _MAGIC = frozenset("*?[")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One file of a listing."""
-
-    ref: ObjectRef
-    """The file; size 0 and no version where it is refused."""
-    name: str
-    """Path relative to the listing's root, with forward slashes."""
-    error: str | None = None
-    """Why it must not be opened."""
-    error_detail: str | None = None
-    """For people."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
     """The files of one input."""
 
@@ -56,7 +43,7 @@ class Listing:
     """The input, as the caller spelled it."""
     root: str
     """Folder that contains all of them."""
-    entries: tuple[Entry, ...]
+    entries: Entries
     """Sorted by name."""
     explicit: bool
     """Whether the caller named the files (one file, or a glob) and not a folder."""
@@ -70,7 +57,7 @@ def list_source(source: str, options: StorageOptions = None) -> Listing:
     """
     uri = normalise(source)
     listing = _list_local(source, uri) if is_local(uri) else _list_remote(source, uri, options)
-    if any(entry.name.startswith(f"{DELTA_LOG}/") for entry in listing.entries):
+    if any(name.startswith(f"{DELTA_LOG}/") for name in listing.entries.names()):
         raise ConfigError(f"input {source!r} is a Delta table; its folder also holds files that its log has removed")
     return listing
 
@@ -87,10 +74,10 @@ def _hidden(name: str) -> bool:
 
 def _list_local(source: str, path: str) -> Listing:
     if os.path.isdir(path):  # noqa: PTH112  (os.path beside scandir, in one style)
-        return Listing(source=source, root=path, entries=tuple(_sorted(_walk(path, path))), explicit=False)
+        return Listing(source=source, root=path, entries=Entries(_walk(path, path)), explicit=False)
     if os.path.lexists(path):
         entry = _named_file(path)
-        return Listing(source=source, root=str(Path(path).parent), entries=(entry,), explicit=True)
+        return Listing(source=source, root=str(Path(path).parent), entries=Entries((entry,)), explicit=True)
     if not _MAGIC & set(path):
         raise ConfigError(f"input {source!r}: no such file or folder ({path})")
     root = _fixed_prefix(path)
@@ -104,7 +91,7 @@ def _list_local(source: str, path: str) -> Listing:
             entries += _local_entry(match, root, os.path.realpath(root))
     if not matches:
         raise ConfigError(f"input {source!r} matches nothing")
-    return Listing(source=source, root=root, entries=tuple(_sorted(entries)), explicit=True)
+    return Listing(source=source, root=root, entries=_in_order(entries), explicit=True)
 
 
 def _named_file(path: str) -> Entry:
@@ -127,30 +114,42 @@ def _fixed_prefix(path: str) -> str:
     return "/".join(parts[:fixed]) or "/"
 
 
-def _sorted(entries: Iterator[Entry] | Sequence[Entry]) -> list[Entry]:
-    return sorted({entry.name: entry for entry in entries}.values(), key=lambda entry: entry.name)
+def _in_order(entries: list[Entry]) -> Entries:
+    return Entries(sorted(entries, key=lambda entry: entry.name))
 
 
 def _walk(folder: str, root: str) -> Iterator[Entry]:
+    """Yield the files below a folder in the order of their names."""
     real_root = os.path.realpath(root)
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        with os.scandir(current) as found:
-            children = [child for child in found if not _hidden(child.name)]
-        if current != root and any(child.name == DELTA_LOG for child in children):
-            logger.info("%s is a Delta table and no part of the corpus around it", current)
-            continue
-        for child in children:
-            if child.is_dir(follow_symlinks=False):
-                pending.append(child.path)
-            else:
-                yield from _local_entry(child.path, root, real_root)
+    open_folders = [_children(folder, root)]
+    while open_folders:
+        child = next(open_folders[-1], None)
+        if child is None:
+            open_folders.pop()
+        elif child.endswith("/"):
+            open_folders.append(_children(child[:-1], root))
+        else:
+            yield from _local_entry(child, root, real_root)
+
+
+def _children(folder: str, root: str) -> Iterator[str]:
+    """Paths of what is in a folder, folders with a slash: with it they sort as the paths of their files do."""
+    with os.scandir(folder) as found:
+        children = [
+            child.name + ("/" if child.is_dir(follow_symlinks=False) else "")
+            for child in found
+            if not _hidden(child.name)
+        ]
+    if folder != root and any(child.rstrip("/") == DELTA_LOG for child in children):
+        logger.info("%s is a Delta table and no part of the corpus around it", folder)
+        return
+    children.sort(key=_printable)
+    yield from (f"{folder.rstrip('/')}/{child}" for child in children)
 
 
 def _local_entry(path: str, root: str, real_root: str) -> Iterator[Entry]:
     """Yield a file's entry; nothing for what is neither a file nor a link to one."""
-    name = os.path.relpath(path, root).replace(os.sep, "/")
+    name = path.removeprefix(root.rstrip("/") + "/")
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         target = os.path.realpath(path)
@@ -172,7 +171,7 @@ def _local_entry(path: str, root: str, real_root: str) -> Iterator[Entry]:
 
 def _printable(path: str) -> str:
     """Return a path whose bytes are all UTF-8, the others written as `\\xNN`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _refused(path: str, name: str, reason: str, detail: str) -> Entry:
@@ -203,4 +202,4 @@ def _list_remote(source: str, uri: str, options: StorageOptions) -> Listing:
             entries.append(Entry(ref=remote_ref(f"{scheme}://{name.lstrip('/')}", info), name=relative))
     if not found:
         raise ConfigError(f"input {source!r}: nothing there")
-    return Listing(source=source, root=root, entries=tuple(_sorted(entries)), explicit=explicit)
+    return Listing(source=source, root=root, entries=_in_order(entries), explicit=explicit)

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from pipelines.corpus_columns import check_footer, choose_columns
-from pipelines.corpus_listing import Entry, Listing, check_entry
+from pipelines.corpus_entries import Entry
+from pipelines.corpus_listing import Listing, check_entry
 from pipelines.corpus_records import record_row
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.corpus_sources import StorageOptions, open_object

@@ -12,7 +12,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipelines.corpus_listing import Entry, Listing, check_entry
+from pipelines.corpus_entries import Entry
+from pipelines.corpus_listing import Listing, check_entry
 from pipelines.corpus_records import name_fields, record_row
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.corpus_sources import StorageOptions, open_object

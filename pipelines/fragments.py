@@ -175,7 +175,7 @@ def make_uid(uri: str, key: str) -> str:
     return hashlib.sha256(f"{uri}#{key}".encode()).hexdigest()[:32]
 
 
-def cut_by_content(names: Sequence[str], expected_rows: int) -> Iterator[range]:
+def cut_by_content(names: Iterable[str], expected_rows: int) -> Iterator[range]:
     """Cut a sorted listing into runs whose borders depend on names alone.
 
     A run ends after a name whose sha256 is divisible by `expected_rows`, or at `MAX_ROWS`. So a file that is added or
@@ -193,14 +193,14 @@ def cut_by_content(names: Sequence[str], expected_rows: int) -> Iterator[range]:
         >>> [len(run) for run in cut_by_content([f"{i}.jpg" for i in range(12)], 4)]
         [1, 2, 1, 3, 5]
     """
-    start = 0
-    for position, name in enumerate(names):
+    start = stop = 0
+    for stop, name in enumerate(names, 1):
         digest = hashlib.sha256(name.encode()).digest()
-        if int.from_bytes(digest[:8], "big") % expected_rows == 0 or position + 1 - start == MAX_ROWS:
-            yield range(start, position + 1)
-            start = position + 1
-    if start < len(names):
-        yield range(start, len(names))
+        if int.from_bytes(digest[:8], "big") % expected_rows == 0 or stop - start == MAX_ROWS:
+            yield range(start, stop)
+            start = stop
+    if start < stop:
+        yield range(start, stop)
 
 
 def cut_evenly(num_rows: int, size: int) -> Iterator[range]:

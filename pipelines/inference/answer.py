@@ -64,7 +64,7 @@ class AnswerInquiry(Inquiry):
             return [whole(fragment, exact=False) for fragment in fragments]
         if self.file is None:
             return [whole(fragment, each=len(self.questions)) for fragment in fragments]
-        entries = list_source(self.file, options).entries
+        entries = list(list_source(self.file, options).entries)
         if len(entries) != 1:
             raise ConfigError(f"--questions {self.file} is {len(entries)} files; expected one JSONL file")
         try:

@@ -65,7 +65,19 @@ def plan_corpus(
     """
     if isinstance(inputs, str) or not inputs:
         raise ConfigError(f"inputs is {inputs!r}; expected a list of at least one path or URI")
-    plan: list[Fragment] = []
+    plan = list(_planned(inputs, limit, storage_options, columns, settings))
+    # the listings' memory, which Arrow would keep for the whole job: 160 MB of a million files
+    pa.default_memory_pool().release_unused()
+    return plan
+
+
+def _planned(
+    inputs: Sequence[str],
+    limit: int | None,
+    storage_options: StorageOptions,
+    columns: CorpusColumns,
+    settings: CorpusSettings,
+) -> Iterator[Fragment]:
     left = limit
     seen: set[str] = set()
     for source in inputs:
@@ -74,12 +86,11 @@ def plan_corpus(
             listing = _without(listing, seen)
         for fragment in _plan_listing(listing, columns, settings, storage_options, limit is not None):
             if left is not None and left <= 0:
-                return plan
+                return
             cut = fragment if left is None else fragment.head(left)
             left = None if left is None else left - cut.num_rows
             if cut.num_rows:
-                plan.append(cut)
-    return plan
+                yield cut
 
 
 def read_fragment(

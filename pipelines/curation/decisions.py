@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pipelines.curation.job import CurateJob
 from pipelines.curation.pages import difference
 from pipelines.curation.select import count_reasons
-from pipelines.curation.select_stage import read_selection, select_stage
+from pipelines.curation.select_stage import read_kept, read_selection, select_stage
+from pipelines.curation.shard_plan import PLANNED_BY
 from pipelines.curation.shard_stage import Sharded, shard_stage
 from pipelines.errors import TableError
 from schemas.selection import DropReason
@@ -66,7 +67,7 @@ def write_shards(job: CurateJob) -> Sharded:
         TableError: there is no selection.
         ShardError: a worker found a broken contract.
     """
-    selection = read_selection(job.table("selection"), storage_options=job.options)
-    if selection is None:
+    kept = read_kept(job.table("selection"), PLANNED_BY, storage_options=job.options)
+    if kept is None:
         raise TableError(f"{job.table('selection')} is gone; run it again")
-    return shard_stage(selection, job.fragments, job.shard)
+    return shard_stage(kept, job.fragments, job.shard)

@@ -199,6 +199,16 @@ def read_selection(
     return rows.cast(SELECTION).sort_by("uid")
 
 
+def read_kept(
+    selection_uri: str, columns: Sequence[str], *, storage_options: StorageOptions | None = None
+) -> pa.Table | None:
+    """Read some columns of the rows that a selection keeps, in no order; None where there is no selection."""
+    table = open_table(selection_uri, storage_options)
+    if table is None:
+        return None
+    return pa.table(dataset(table).to_table(columns=list(columns), filter=ds.field("status") == "ok"))
+
+
 def selection_counts(selection_uri: str, storage_options: StorageOptions | None = None) -> Counter[str]:
     """Count a selection's rows as `count_reasons` does, reading that one column.
 

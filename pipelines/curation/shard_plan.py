@@ -70,7 +70,10 @@ class ShardPlan:
     """uid, source, corpus_fragment, row_index, n_image_tokens, n_text_tokens; in order of place."""
 
 
-PLAN_COLUMNS = ("uid", "source", "corpus_fragment", "row_index", "n_tiles", "n_image_tokens", "n_text_tokens")
+PLAN_COLUMNS = ("uid", "source", "corpus_fragment", "row_index", "n_image_tokens", "n_text_tokens")
+"""Of each row, what its shard has to know."""
+PLANNED_BY = (*PLAN_COLUMNS, "n_tiles", "file_bytes")
+"""Of each row, what decides where it goes."""
 
 
 def plan_shards(
@@ -79,7 +82,7 @@ def plan_shards(
     """Cut kept rows into shards.
 
     Args:
-        kept: rows of SELECTION with status "ok", in any order.
+        kept: `PLANNED_BY` of the rows, in any order.
         fragments: the frozen corpus, in any order.
         size: how large shards are.
         tile_bytes: bytes of one tile where tiles are stored too, else 0.
@@ -98,8 +101,8 @@ def plan_shards(
             f"{place.null_count} kept rows are of fragments that the corpus no longer has, {lost} is one; probe again"
         )
     sort_keys = [("place", "ascending"), ("row_index", "ascending")]
-    sized = kept.append_column("place", place)
-    rows = sized.take(pc.sort_indices(sized, sort_keys=sort_keys)).combine_chunks()
+    sized = kept.select(PLANNED_BY).append_column("place", place)
+    rows = sized.take(pc.sort_indices(sized.select(["place", "row_index"]), sort_keys=sort_keys)).combine_chunks()
     weights = _int64(rows["file_bytes"]) + _NAME_BYTES + tile_bytes * _int64(rows["n_tiles"])
     borders = cut_by_size(weights, uid_fractions(rows["uid"].to_pylist(), _CUT_SEED), size)
     narrow = rows.select(PLAN_COLUMNS)

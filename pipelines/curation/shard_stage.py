@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from llava_core.errors import TesseraError
@@ -79,11 +78,11 @@ def shard_run(settings: Mapping[str, Any]) -> str:
     return record.run_id({"stage": ["shard", STAGE_VERSION], **identity})
 
 
-def shard_stage(selection: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) -> Sharded:
+def shard_stage(kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) -> Sharded:
     """Bring the table `shards` to what a selection keeps, in one commit. Ray has to be started.
 
     Args:
-        selection: SELECTION; dropped rows are ignored.
+        kept: `PLANNED_BY` of the rows that the selection keeps, in any order.
         fragments: the frozen corpus.
         spec: where and how.
 
@@ -92,7 +91,6 @@ def shard_stage(selection: pa.Table, fragments: Sequence[Fragment], spec: ShardS
         TableError: the selection and the corpus do not fit.
     """
     settings, options = spec.settings, spec.storage_options
-    kept = selection.filter(pc.equal(selection["status"], "ok"))
     plans = plan_shards(kept, fragments, settings.size, tile_bytes=settings.tile_bytes)
     names = [plan.shard_id for plan in plans]
     table = tables.create_table(spec.table_uri, SHARD, storage_options=options)

@@ -5,6 +5,7 @@
 What this does *not* do: list (`corpus_listing`), or know what a file is for.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,9 @@ from llava_core.errors import TesseraError
 from pipelines.row_refs import ObjectRef
 
 BLOCK = 8192
-"""Entries that are objects at once."""
+"""Entries that are packed, and become objects, at once."""
+_OPEN_BLOCKS = 3
+"""Blocks that stay open for `find`: the one of a file, and those around it."""
 _COLUMNS = pa.schema(
     [
         pa.field("name", pa.string()),
@@ -61,7 +64,10 @@ class Entries:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         single = _each_name_once(entries)
         self._blocks: list[pa.RecordBatch] = []
+        self._firsts: list[str] = []
+        self._opened: dict[int, dict[str, Entry]] = {}
         while block := list(islice(single, BLOCK)):
+            self._firsts.append(block[0].name)
             self._blocks.append(_packed(block))
 
     def __len__(self) -> int:
@@ -69,16 +75,23 @@ class Entries:
 
     def __iter__(self) -> Iterator[Entry]:
         for block in self._blocks:
-            for name, uri, size, version, error, detail in zip(
-                *(column.to_pylist() for column in block.columns), strict=True
-            ):
-                ref = ObjectRef(uri=uri, size=size, version=version)
-                yield Entry(ref=ref, name=name, error=error, error_detail=detail)
+            yield from _unpacked(block)
 
     def names(self) -> Iterator[str]:
         """The names alone, in order."""
         for block in self._blocks:
             yield from block.column("name").to_pylist()
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of a name, if there is one; quick where names near each other are asked for in turn."""
+        place = bisect_right(self._firsts, name) - 1
+        if place < 0:
+            return None
+        if place not in self._opened:
+            if len(self._opened) == _OPEN_BLOCKS:
+                del self._opened[next(iter(self._opened))]
+            self._opened[place] = {entry.name: entry for entry in _unpacked(self._blocks[place])}
+        return self._opened[place].get(name)
 
 
 def _each_name_once(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -93,6 +106,13 @@ def _each_name_once(entries: Iterable[Entry]) -> Iterator[Entry]:
         yield last
 
 
+def _unpacked(block: pa.RecordBatch) -> Iterator[Entry]:
+    columns = (column.to_pylist() for column in block.columns)
+    for name, uri, size, version, error, detail in zip(*columns, strict=True):
+        ref = ObjectRef(uri=uri, size=size, version=version)
+        yield Entry(ref=ref, name=name, error=error, error_detail=detail)
+
+
 def _packed(entries: list[Entry]) -> pa.RecordBatch:
     columns = (
         [entry.name for entry in entries],
@@ -104,3 +124,6 @@ def _packed(entries: list[Entry]) -> pa.RecordBatch:
     )
     arrays = [pa.array(values, field.type) for values, field in zip(columns, _COLUMNS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_COLUMNS)
+
+
+NO_ENTRIES = Entries()

@@ -8,7 +8,7 @@ whatever its extension: the decoder goes by content.
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipelines.corpus_entries import Entries, Entry
+from pipelines.corpus_entries import NO_ENTRIES, Entries, Entry
 from pipelines.corpus_listing import Listing
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.corpus_sources import StorageOptions, is_local, read_object
@@ -61,9 +61,8 @@ def owned_json(entries: Entries) -> frozenset[str]:
 
 def plan_files(listing: Listing, settings: CorpusSettings) -> Iterator[Fragment]:
     """Cut the images of a listing into fragments whose borders depend on names alone; see `cut_by_content`."""
-    sides: dict[str, Entry] = {}
-    if settings.sidecars and any(name.endswith(_SIDES) for name in listing.entries.names()):
-        sides = {entry.name: entry for entry in listing.entries if entry.name.endswith(_SIDES)}
+    has_sides = settings.sidecars and any(name.endswith(_SIDES) for name in listing.entries.names())
+    sides = listing.entries if has_sides else NO_ENTRIES
     run: list[Entry] = []
     for _ in cut_by_content(_names(listing.entries, run), settings.rows_per_fragment):
         rows = tuple(_plan_row(image, sides) for image in run)
@@ -79,11 +78,9 @@ def _names(entries: Entries, taken: list[Entry]) -> Iterator[str]:
             yield entry.name
 
 
-def _plan_row(image: Entry, sides: dict[str, Entry]) -> RowRef:
-    own: list[Entry] = []
-    if sides:
-        stem = image.name.removesuffix(suffix_of(image.name))
-        own = [sides[stem + suffix] for suffix in _SIDES if stem + suffix in sides]
+def _plan_row(image: Entry, sides: Entries) -> RowRef:
+    stem = image.name.removesuffix(suffix_of(image.name))
+    own = [found for suffix in _SIDES if (found := sides.find(stem + suffix)) is not None]
     refused = next((one for one in (image, *own) if one.error), image)
     return RowRef(
         objects=(image.ref, *(side.ref for side in own)), error=refused.error, error_detail=refused.error_detail

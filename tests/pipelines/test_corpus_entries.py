@@ -47,6 +47,16 @@ def test_no_entries() -> None:
     assert len(Entries()) == 0 and list(Entries()) == [] and list(Entries().names()) == []
 
 
+def test_entries_are_found_by_name() -> None:
+    """First and last of blocks, and names that stand before, between and after all."""
+    entries = Entries(entry(f"{2 * number:06d}.jpg", number) for number in range(2 * BLOCK + 5))
+    for number in (0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 4, 7):
+        found = entries.find(f"{2 * number:06d}.jpg")
+        assert found is not None and found.ref.size == number
+    assert [entries.find(name) for name in ("", "000001.jpg", f"{2 * BLOCK - 1:06d}.jpg", "z")] == [None] * 4
+    assert Entries().find("a") is None
+
+
 def test_of_one_name_the_last_counts() -> None:
     """At the border of a block too."""
     entries = Entries([entry("a", 1), entry("a", 2), *(entry(f"b{n:05d}") for n in range(BLOCK - 1)), entry("c", 3)])

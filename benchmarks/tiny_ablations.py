@@ -151,9 +151,8 @@ def table(results: dict[str, list[Path]]) -> str:
         found = [json.loads(path.read_text()) for path in paths]
         figures = {figure: pooled([Figure(*one["figures"][figure]) for one in found]) for figure in found[0]["figures"]}
         if not lines:
-            lines = ["| | minutes | " + " | ".join(figures) + " |", "|---" * (len(figures) + 2) + "|"]
-        minutes = " ".join(f"{one['seconds'] / 60:.0f}" for one in found)
-        lines.append(f"| {name} | {minutes} | " + " | ".join(figures.values()) + " |")
+            lines = ["| | " + " | ".join(figures) + " |", "|---" * (len(figures) + 1) + "|"]
+        lines.append(f"| {name} | " + " | ".join(figures.values()) + " |")
     return "\n".join(lines)
 
 
@@ -170,7 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="tiny", help="a model, for its tower and its language model")
     parser.add_argument("--output", default="out/ablations")
-    parser.add_argument("--steps", type=int, default=500, help="most steps of each stage")
+    parser.add_argument("--steps", type=int, default=400, help="most steps of each stage")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--num", type=int, default=200, help="held-out images of each task")
     parser.add_argument("--processes", type=int, default=2, help="runs at once")

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from tiny_exam import Examiner, Figure
 
-from llava_core.checkpoints import load_model
+from llava_core.checkpoints import load_model, resolve_model, revision
 from llava_core.checkpoints.fresh import PINPOINTS, new_model, word_tokenizer
 from pipelines.training.config import TrainConfig
 from pipelines.training.job import settle
@@ -123,7 +123,9 @@ def run_one(variant: Variant, seed: int, options: argparse.Namespace, folder: Pa
 
 def finished(variant: Variant, seed: int, options: argparse.Namespace) -> Path:
     """The file that a run ends with; it is made by a process of its own where it is not there."""
-    folder = Path(options.output) / f"{variant.name.replace(' ', '-')}-{seed}-{options.steps}-{options.num}"
+    parts = revision(resolve_model(options.parts))
+    name = f"{variant.name.replace(' ', '-')}-{seed}-{options.steps}-{options.num}-{parts}"
+    folder = Path(options.output) / name
     result = folder / RESULT
     if result.exists():
         return result

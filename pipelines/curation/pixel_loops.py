@@ -6,8 +6,9 @@
     spread_sum          sum of the distance of the strongest from the weakest channel
 
 Compiled at the first call (seconds), and kept for the next process. The arrays are read-only ones, because one that may
-be written is another type, and each would be compiled for. Sums are 32-bit within a row and wider beyond, so that the
-compiler finds the vector instructions. What this does *not* do: check types or bounds, or know what a sum is for.
+be written is another type, and each would be compiled for. Levels are narrowed to the fewest bits that hold a step, and a
+row is stored before it is summed, so that the compiler finds the vector instructions; sums themselves have 64 bits.
+What this does *not* do: check types or bounds, or know what a sum is for.
 """
 
 import numpy as np
@@ -40,7 +41,7 @@ def laplacian_sums(grey: NDArray[np.uint8]) -> tuple[int, int]:
     """The Laplacian (4 neighbours) within the border: its sum and the sum of its squares.
 
     Args:
-        grey: uint8[H, W], W at most 2,000, so that a row's squares have room.
+        grey: uint8[H, W].
     """
     height, width = grey.shape
     total = squares = 0
@@ -61,12 +62,12 @@ def laplacian_sums(grey: NDArray[np.uint8]) -> tuple[int, int]:
 
 @compiled
 def step_sums(grey: NDArray[np.uint8], across: NDArray[np.int32], down: NDArray[np.int32]) -> None:
-    """Add to sums of absolute differences of neighbours.
+    """Sum absolute differences of neighbours.
 
     Args:
         grey: uint8[H, W].
-        across: int32[W - 1] for each column, of its pixels from those to their right; zeros at first.
-        down: int32[H - 1] for each row, of its pixels from those below.
+        across: int32[W - 1], zeros; takes for each column the sum of its pixels' from those to their right.
+        down: int32[H - 1]; takes for each row the sum of its pixels' from those below.
     """
     height, width = grey.shape
     few = np.zeros(width, np.uint16)

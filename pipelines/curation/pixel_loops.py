@@ -6,8 +6,8 @@
     spread_sum          sum of the distance of the strongest from the weakest channel
 
 Compiled at the first call (seconds), and kept for the next process. The arrays are read-only ones, because one that may
-be written is another type, and each would be compiled for. Levels are narrowed to the fewest bits that hold a step, and a
-row is stored before it is summed, so that the compiler finds the vector instructions; sums themselves have 64 bits.
+be written is another type, and each would be compiled for. Levels are narrowed to the fewest bits that hold a step, and
+a row is stored before it is summed, so that the compiler finds the vector instructions; sums themselves have 64 bits.
 What this does *not* do: check types or bounds, or know what a sum is for.
 """
 

@@ -94,11 +94,11 @@ class Bench:
         return len(chosen) / (time.perf_counter() - began)
 
     def prefill_flops(self, prompt_tokens: int) -> float:
-        """Operations of all images' tower passes and prompts."""
+        """Operations that all images' tower passes and prompts need, of which only the last token has logits."""
         cost = cost_of(self.model.config, self.model.image_processor.num_layers_run)
         each = prompt_tokens / len(self.images)
-        pairs = cost.per_pair * each * (each + 1) / 2
-        return len(self.images) * (cost.per_tile * 5 + cost.per_token * each + pairs)
+        pairs = cost.per_pair * each * (each + 1) / 2 + cost.per_target_pair * each
+        return len(self.images) * (cost.per_tile * 5 + cost.per_token * each + pairs + cost.per_target)
 
     def decode_bytes(self, prompt_tokens: int, new_tokens: int) -> float:
         """Bytes that decoding reads: the language model's weights once a pass, caches once a token."""

@@ -11,6 +11,7 @@ What this does *not* do: decide which sequences share a row (`pipelines/training
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +33,7 @@ def block_attention(
     attention_mask: Tensor | None,
     *,
     borders: Sequence[int],
+    rows: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     dropout: float = 0.0,
@@ -41,39 +43,60 @@ def block_attention(
 
     Args:
         module: the attention layer; unused.
-        query: [1, H, T, D], rotary embedding applied.
+        query: [1, H, R, D], rotary embedding applied; R is T where all rows ask.
         key: [1, K, T, D], rotary embedding applied.
         value: [1, K, T, D].
         attention_mask: unused; borders say who sees whom.
         borders: 0, then one past the last token of each sequence; the last is T.
+        rows: int64[R], in order, the rows that ask, of a query shorter than the keys; None for all.
         scaling: factor of the scores; None for 1/√D.
         sliding_window: how many tokens back a token sees, itself included; None for all.
         dropout: of attention weights.
 
     Returns:
-        [1, T, H, D] and None, as transformers' attention functions return them.
+        [1, R, H, D] and None, as transformers' attention functions return them.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # The gradient of a split is one concatenation; that of slices would be one tensor of zeros for each.
     lengths = [stop - start for start, stop in pairwise(borders)]
-    queries, keys, values = (torch.split(tensor[0], lengths, dim=1) for tensor in (query, key, value))
-    parts = [
-        attend(*mine, scale, window=sliding_window, dropout=dropout) for mine in zip(queries, keys, values, strict=True)
-    ]
+    keys, values = (torch.split(tensor[0], lengths, dim=1) for tensor in (key, value))
+    attending = partial(attend, scale=scale, window=sliding_window, dropout=dropout)
+    if rows is None:
+        queries = torch.split(query[0], lengths, dim=1)
+        parts = [attending(*mine) for mine in zip(queries, keys, values, strict=True)]
+    else:
+        places = _by_sequence(rows, borders)
+        queries = torch.split(query[0], [len(own) for own in places], dim=1)
+        asking = [mine for mine in zip(queries, keys, values, places, strict=True) if len(mine[3])]
+        parts = [attending(mine, seen, held, places=own) for mine, seen, held, own in asking]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return out.transpose(0, 1)[None], None
 
 
+def _by_sequence(rows: Tensor, borders: Sequence[int]) -> list[Tensor]:
+    """Rows int64[R] as places within each sequence, counted from its first token."""
+    ends = torch.searchsorted(rows, torch.tensor(borders, device=rows.device)).tolist()
+    return [rows[first:last] - start for (first, last), start in zip(pairwise(ends), borders, strict=False)]
+
+
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, scale: float, *, window: int | None = None, dropout: float = 0.0
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    *,
+    places: Tensor | None = None,
+    window: int | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Causal attention of the last T tokens over S.
+    """Causal attention of T tokens over S.
 
     Args:
         query: [H, T, D].
         keys: [K, S, D], H a multiple of K, S ≥ T.
         values: [K, S, D].
         scale: factor of the scores.
+        places: int64[T], where these tokens are among the S; None for the last T.
         window: how many tokens back a token sees, itself included; None for all.
         dropout: of attention weights.
 
@@ -81,11 +104,11 @@ def attend(
         [H, T, D].
     """
     num_tokens, total = query.shape[1], keys.shape[1]
+    windowed = window is not None and total > window
     mask = None
-    if window is not None and total > window:
-        mask = causal_mask(num_tokens, total, keys.device).triu(total - num_tokens - window + 1)
-    elif num_tokens != total:
-        mask = causal_mask(num_tokens, total, keys.device)
+    if windowed or num_tokens != total:
+        at = torch.arange(total - num_tokens, total, device=keys.device) if places is None else places
+        mask = seen_mask(at, total, window if windowed else None)
     return scaled_dot_product_attention(
         query[None],
         keys[None],
@@ -98,9 +121,15 @@ def attend(
     )[0]
 
 
-def causal_mask(num_tokens: int, total: int, device: torch.device) -> Tensor:
-    """bool[T, S]: True where the last T of S tokens may look."""
-    return torch.ones(num_tokens, total, dtype=torch.bool, device=device).tril(total - num_tokens)
+def seen_mask(places: Tensor, total: int, window: int | None = None) -> Tensor:
+    """bool[T, S]: True where tokens at some of S places may look.
+
+    Example:
+        >>> seen_mask(torch.tensor([0, 3]), 4, window=2).int().tolist()
+        [[1, 0, 0, 0], [0, 0, 1, 1]]
+    """
+    back = places[:, None] - torch.arange(total, device=places.device)
+    return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
 def no_mask(*_: Any, **__: Any) -> None:

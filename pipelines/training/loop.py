@@ -32,7 +32,7 @@ from pipelines.training.export import finish_stage, open_model, read_marker, upl
 from pipelines.training.loader import Loader, Step
 from pipelines.training.module import TrainModule
 from pipelines.training.optimizer import add_adapters, freeze, make_optimizer, rate_at, set_rates, trainable
-from pipelines.training.packing import cost_of, head_cost
+from pipelines.training.packing import cost_of
 from pipelines.training.samples import Sampler, Unusable
 from pipelines.training.sources import SourceIndex, find_class, open_source
 from pipelines.training.stages import Stage
@@ -152,7 +152,7 @@ class _Run:
             seed=work.seed + work.number,
         )
         layers = model.image_processor.num_layers_run
-        self.cost, self.head = cost_of(model.config, layers), head_cost(model.config)
+        self.cost = cost_of(model.config, layers)
         self.loader = Loader(
             self.stream, self.processor, self.cost, rank=rank, world_size=world_size, threads=work.loader_threads
         )
@@ -347,7 +347,7 @@ class _Run:
             return
         seconds, waited = times
         _, _, tokens, used, images = told
-        flops = step_flops([s for batch in step.rounds for s in batch.samples], self.cost, self.head, self.stage)
+        flops = step_flops([s for batch in step.rounds for s in batch.samples], self.cost, self.stage)
         values: dict[str, Any] = {
             "step": self.step,
             "stage": self.stage.name,

@@ -3,7 +3,8 @@
     MicroBatch ─▶ tower (or not) ─▶ embeddings ─▶ language model, block-diagonal ─▶ logits of targets alone ─▶ sums
 
 Losses come as sums with the counts that normalise them, because the step's counts are known only over all rows and
-workers. Logits are made for targets alone, which saves most of the vocabulary's work. Legend: T tokens, D text width.
+workers. The last layer runs, and logits are made, for targets alone, which saves most of that work. Legend: T tokens,
+D text width.
 
 What this does *not* do: step, average over workers (`loop`).
 """
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from llava_core.attention import BLOCKS
 from llava_core.labels import IGNORE_INDEX
+from llava_core.last_layer import run_asked_rows, runs_asked_rows
 from llava_core.losses import LossConfig, alignment_loss
 from llava_core.model import LLaVANeXT
 from pipelines.training.loader import MicroBatch
@@ -44,7 +46,7 @@ class ExtraLoss(Protocol):
         Args:
             model: in training.
             batch: the row; `batch.samples[i].extra` is what the source said of each sample.
-            output: what the model returned; `hidden_states` are the language model's.
+            output: what the model returned.
         """
         ...
 
@@ -71,7 +73,11 @@ class TrainModule(nn.Module):
         self.losses = losses
         self.square = normalisation == "square"
         self.extra = nn.ModuleDict(dict(extra or {}))
-        model.language_model.config.get_text_config()._attn_implementation = BLOCKS
+        text = model.language_model.config.get_text_config()
+        text._attn_implementation = BLOCKS
+        self.asks_rows = runs_asked_rows(text.model_type)
+        if self.asks_rows:
+            run_asked_rows(model.language_model)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -107,9 +113,8 @@ class TrainModule(nn.Module):
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             borders=batch.borders,
-            logits_to_keep=keep,
             use_cache=False,
-            **({"output_hidden_states": True} if self.extra else {}),
+            **({"asked_rows": keep} if self.asks_rows else {"logits_to_keep": keep}),
             **batch.visual,
         )
         logits = output.logits[0].float()

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from llava_core.config import ModelConfig
+from llava_core.last_layer import runs_asked_rows
 from pipelines.training.samples import Sample
 
 
@@ -27,11 +28,22 @@ class Cost:
     """Language model without attention scores, of one token."""
     per_pair: float
     """Attention scores and sums, of one pair of a token and one that it sees."""
+    per_target: float
+    """What the language model does for targets alone: most of its last layer, and the vocabulary's logits."""
+    per_target_pair: float
+    """Attention in that layer, of one pair of a target and a token that it sees."""
+
+    def text(self, sample: Sample) -> float:
+        """Operations of the language model on one sample."""
+        tokens, targets = sample.num_tokens, sample.num_targets
+        # As if all targets came last.
+        seen = targets * (tokens - targets / 2)
+        layers = self.per_token * tokens + self.per_pair * tokens * (tokens + 1) / 2
+        return layers + self.per_target * targets + self.per_target_pair * seen
 
     def of(self, sample: Sample) -> float:
         """Operations of one sample."""
-        tokens = sample.num_tokens
-        return self.per_tile * sample.num_tiles + self.per_token * tokens + self.per_pair * tokens * (tokens + 1) / 2
+        return self.per_tile * sample.num_tiles + self.text(sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +150,26 @@ def cost_of(config: ModelConfig, tower_layers: int) -> Cost:
     Example:
         >>> from llava_core.checkpoints.untrained import untrained_config
         >>> cost = cost_of(untrained_config(), 1)
-        >>> round(cost.per_pair), round(cost.per_tile / cost.per_token)
-        (512, 18)
+        >>> round(cost.per_pair), round(cost.per_target_pair), round(cost.per_tile / cost.per_token)
+        (256, 256, 32)
     """
     text: dict[str, Any] = config.text or {}
     width, inner = int(text["hidden_size"]), int(text.get("intermediate_size") or 4 * text["hidden_size"])
     heads, layers = int(text["num_attention_heads"]), int(text["num_hidden_layers"])
     head = int(text.get("head_dim") or width // heads)
     keys = int(text.get("num_key_value_heads") or heads)
-    # Query, key, value and output projections; three matrices of the gated MLP.
-    per_token = 2.0 * layers * (width * head * (2 * heads + 2 * keys) + 3 * width * inner)
-    per_pair = 4.0 * layers * heads * head
-    return Cost(per_tile=_tile_cost(config, tower_layers), per_token=per_token, per_pair=per_pair)
+    apart = runs_asked_rows(str(text["model_type"]))
+    whole = layers - 1 if apart else layers
+    # Keys and values; query and output projections and three matrices of the gated MLP.
+    key_value, rest = 2.0 * width * head * 2 * keys, 2.0 * (width * head * 2 * heads + 3 * width * inner)
+    pair = 4.0 * heads * head
+    return Cost(
+        per_tile=_tile_cost(config, tower_layers),
+        per_token=layers * key_value + whole * rest,
+        per_pair=whole * pair,
+        per_target=(layers - whole) * rest + 2.0 * config.text_dim * int(text["vocab_size"]),
+        per_target_pair=(layers - whole) * pair,
+    )
 
 
 def _tile_cost(config: ModelConfig, layers: int) -> float:
@@ -162,9 +182,3 @@ def _tile_cost(config: ModelConfig, layers: int) -> float:
     dims = [width, *[config.text_dim] * config.connector.num_layers]
     connector = sum(2.0 * a * b for a, b in pairwise(dims))
     return per_patch * patches + scores + connector * projected
-
-
-def head_cost(config: ModelConfig) -> float:
-    """Operations of the vocabulary's logits for one target; only targets have logits."""
-    text: dict[str, Any] = config.text or {}
-    return 2.0 * config.text_dim * int(text["vocab_size"])

@@ -117,13 +117,12 @@ def _cut(path: Path, step: int) -> None:
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def step_flops(samples: Sequence[Sample], cost: Cost, head: float, stage: Stage) -> float:
+def step_flops(samples: Sequence[Sample], cost: Cost, stage: Stage) -> float:
     """Operations that a step's forward and backward passes need, without those that checkpointing repeats.
 
     Args:
         samples: of the step.
         cost: of the forward pass.
-        head: of the logits of one target.
         stage: a part that trains costs three forward passes (activations' and weights' gradients); a frozen one that
             gradients go through two; a frozen tower one, because nothing before it trains.
 
@@ -132,11 +131,7 @@ def step_flops(samples: Sequence[Sample], cost: Cost, head: float, stage: Stage)
     """
     tower = 3.0 if "vision_tower" in stage.trainable else 1.0
     text = 3.0 if "language_model" in stage.trainable and stage.lora is None else 2.0
-    total = 0.0
-    for sample in samples:
-        visual = cost.per_tile * sample.num_tiles
-        total += tower * visual + text * (cost.of(sample) - visual) + text * head * sample.num_targets
-    return total
+    return sum(tower * cost.per_tile * sample.num_tiles + text * cost.text(sample) for sample in samples)
 
 
 def peak_flops(device: torch.device) -> float | None:

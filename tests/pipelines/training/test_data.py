@@ -24,7 +24,7 @@ from schemas.shard import SHARD
 from tests.pipelines.curation import shard_cases
 from tests.pipelines.training import cases
 
-COST = Cost(per_tile=100.0, per_token=1.0, per_pair=0.0)
+COST = Cost(per_tile=100.0, per_token=1.0, per_pair=0.0, per_target=0.0, per_target_pair=0.0)
 
 
 @pytest.fixture(scope="module")

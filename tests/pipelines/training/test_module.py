@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from llava_core.checkpoints.load import load_model
 from llava_core.labels import IGNORE_INDEX
@@ -15,7 +16,7 @@ from llava_core.model import LLaVANeXT
 from pipelines.training.loader import MicroBatch, encode, load_row, micro_batch
 from pipelines.training.module import TrainModule
 from pipelines.training.optimizer import freeze, make_optimizer, parameter_groups
-from pipelines.training.packing import Row, plan_rounds
+from pipelines.training.packing import Row, cost_of, plan_rounds
 from pipelines.training.samples import Sample
 from pipelines.training.stages import Normalisation, Stage
 from tests.pipelines.training import cases
@@ -65,6 +66,25 @@ def test_packed_rows_have_the_loss_and_gradients_of_samples_run_one_by_one(folde
     assert own.keys() == apart.keys()
     worst = max((own[name] - apart[name]).abs().max().item() for name in own)
     assert worst < TOLERANCE, worst
+
+
+def test_costs_are_the_operations_that_the_language_model_runs(folder: Path) -> None:
+    one = cases.stage(row_tokens=900)
+    _, model, batches = setting(folder, one)
+    batch = max(batches, key=lambda row: row.num_targets)
+    assert 0 < batch.num_targets < batch.input_ids.shape[1] / 2
+    cost = cost_of(model.config, model.image_processor.num_layers_run)
+    with FlopCounterMode(display=False) as counter:
+        TrainModule(model, one.losses)(batch)
+    parts = counter.get_flop_counts()
+    # Attention in the fused kernel of CPUs is not counted.
+    linear = dataclasses.replace(cost, per_pair=0.0, per_target_pair=0.0)
+    expected = sum(linear.text(sample) for sample in batch.samples)
+    # Targets' rows make keys and values a second time.
+    keys = 2.0 * model.config.text_dim**2
+    again = batch.num_targets * keys
+    own = sum(parts["TrainModule.model.language_model"].values())
+    assert own == pytest.approx(expected + again, rel=1e-6)
 
 
 def test_one_sample_of_a_row_cannot_see_another(folder: Path) -> None:

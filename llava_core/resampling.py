@@ -14,6 +14,7 @@ first image comes (seconds), and kept for the next process.
 What this does *not* do: choose a size (`geometry`), colours or padding (`tiling`).
 """
 
+import math
 from functools import lru_cache
 from typing import Literal
 
@@ -26,8 +27,8 @@ from llava_core.vectors import LANES, PART_BITS, WEIGHT_BITS, weigh
 
 Kernel = Literal["bicubic", "lanczos"]
 
-STRIP_ROWS = 64
-"""Rows that are turned at once; with their pairs they stay in the processor's second cache."""
+STRIP_VALUES = 192
+"""Values of a column that are turned at once, of 64 rows of RGB; with their pairs they stay in the second cache."""
 
 LOBES: dict[Kernel, float] = {"bicubic": 2.0, "lanczos": 3.0}
 """How many inputs to either side a kernel reaches where nothing shrinks."""
@@ -90,10 +91,11 @@ def _widths(image: NDArray[np.uint8], wanted: int, kernel: Kernel) -> NDArray[np
         return image
     weights = _weights(width, wanted, kernel)
     out = np.empty((height, wanted, *image.shape[2:]), np.uint8)
-    for top in range(0, height, STRIP_ROWS):
-        turned = np.asarray(cv2.transpose(image[top : top + STRIP_ROWS]), np.uint8)
+    rows = max(1, STRIP_VALUES // math.prod(image.shape[2:]))
+    for top in range(0, height, rows):
+        turned = np.asarray(cv2.transpose(image[top : top + rows]), np.uint8)
         resized = _weighed(turned.reshape(width, -1), weights).reshape(wanted, *turned.shape[1:])
-        strip = out[top : top + STRIP_ROWS]
+        strip = out[top : top + rows]
         strip[:] = cv2.transpose(resized).reshape(strip.shape)
     return out
 

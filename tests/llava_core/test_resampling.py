@@ -15,7 +15,7 @@ from skimage import data
 
 from llava_core import vectors
 from llava_core.geometry import Size
-from llava_core.resampling import STRIP_ROWS, Kernel, resample
+from llava_core.resampling import STRIP_VALUES, Kernel, resample
 from llava_core.vectors import STRIP_LEVELS
 
 PILLOW: dict[Kernel, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
@@ -43,7 +43,7 @@ def pictures(shape: tuple[int, ...]) -> list[np.ndarray]:
         ((500, 500), (250, 376)),  # loses 250 rows and 124 columns: height first
         ((120, 77), (120, 50)),  # one pass
         ((120, 77), (60, 77)),
-        ((2 * STRIP_ROWS + 1, STRIP_LEVELS + 5), (200, 171)),  # strips that are not whole
+        ((2 * STRIP_VALUES + 1, STRIP_LEVELS + 5), (200, 171)),  # strips that are not whole
         ((1001, 1405), (504, 672)),
         ((1400, 1100), (504, 672)),
         ((512, 512), (504, 672)),

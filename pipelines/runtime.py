@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.data import DataContext
 
 from llava_core.errors import ConfigError
 from pipelines import metrics, security
@@ -85,6 +84,9 @@ def start_ray(
         else:
             _join(address, policy)
         metrics.report_start()
+    # not above: it takes a second, and this module is imported by processes that start nothing
+    from ray.data import DataContext
+
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

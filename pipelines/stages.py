@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-import ray.data
 
 from llava_core.errors import TesseraError
 from pipelines import metrics
@@ -122,6 +121,9 @@ def stream_receipts(
     Raises:
         WorkerError: a worker found a broken contract.
     """
+    # not above: it takes a second, and this module is imported by processes that stream nothing
+    import ray.data
+
     rows = [{"work": json.dumps(work)} for work in works]
     count = len(rows)
     # a warning that progress bars are off, which they are on purpose

@@ -12,8 +12,7 @@ from transformers import BitsAndBytesConfig
 from llava_core.checkpoints import load_model
 from llava_core.engine import PackedEngine, ReferenceEngine
 from llava_core.processor import LLaVAProcessor
-from pipelines.inference.engine_process import Beat
-from pipelines.inference.rows import Generator
+from pipelines.inference.engine_process import Beat, Generator
 
 ENGINES: Mapping[str, type[PackedEngine | ReferenceEngine]] = {
     "packed": PackedEngine,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -31,6 +31,14 @@ PULSE_SECONDS = 1.0
 """Between two signs of life."""
 
 Beat = Callable[[], None]
+
+
+class Generator(Protocol):
+    """What the stage needs of an engine (`llava_core.Engine`), and what loads one returns."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """One result for each request, in order."""
+        ...
 
 
 def pack_requests(requests: Sequence[Request]) -> list[Buffer]:

@@ -7,26 +7,18 @@ All requests about one image reach the engine in one call, side by side, so that
 does *not* do: know what is asked (`inquiry`), write the table (`stage`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pyarrow as pa
 
-from llava_core.engine.types import Request, Result
 from pipelines.fragments import CorpusRow
+from pipelines.inference.engine_process import Generator
 from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import Decoder, Prepared, RunSettings, prepare_chunks
 from pipelines.inference.replies import Replies, Reply
 from pipelines.inference.work import Work
 from pipelines.progress import ahead
-
-
-class Generator(Protocol):
-    """What the stage needs of an engine (`llava_core.Engine`)."""
-
-    def generate(self, requests: Sequence[Request]) -> list[Result]:
-        """One result for each request, in order."""
-        ...
 
 
 def generate_rows(

@@ -8,8 +8,7 @@ from typing import Any
 
 from llava_core.engine.vllm_engine import VllmEngine
 from llava_core.processor import LLaVAProcessor
-from pipelines.inference.engine_process import Beat
-from pipelines.inference.rows import Generator
+from pipelines.inference.engine_process import Beat, Generator
 
 
 def load_engine(spec: Mapping[str, Any], beat: Beat) -> Generator:

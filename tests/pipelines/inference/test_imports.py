@@ -1,4 +1,4 @@
-"""A driver and its workers start without torch: it takes seconds, and they have no use for it."""
+"""A driver and its workers start without torch and Ray Data: they take seconds, and most have no use for them."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pipelines.inference.flow, pipelines.inference.stage, pipelines.inference.
 from llava_core.checkpoints import read_config, resolve_model, revision
 folder = resolve_model("tiny")
 read_config(folder), revision(folder)
-print([name for name in ("torch", "transformers") if name in sys.modules])
+print([name for name in ("torch", "transformers", "ray.data") if name in sys.modules])
 """
 
 

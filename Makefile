@@ -30,8 +30,12 @@ check: .venv/dev  ## ruff, and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# whole files, in their order: what a file's tests share is made once, and the last files are short;
+# byte code is kept, for hundreds of processes that start
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/dev  ## every test that needs no accelerator, in under 20 minutes on 2 cores
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not gpu"
 
 test-slow: .venv/dev  ## the long ones: more kills, more sizes
 	$(BIN)/python -m pytest -m "slow and not gpu"

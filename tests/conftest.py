@@ -1,7 +1,7 @@
 """What every test may ask for: one Ray session for the whole run.
 
 It starts at the first test that asks and stops at the end, so a run without Ray tests never pays for it. Where tests
-run in several processes, all that ask run in the same one.
+run in several processes, each of them that asks has one of its own.
 """
 
 from collections.abc import Iterator
@@ -10,13 +10,6 @@ import pytest
 
 RAY_CPUS = 2
 OBJECT_STORE_BYTES = 120 * 2**20
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share Ray in one process of pytest-xdist."""
-    for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from docs.generate.table_pages import TABLES
 from pipelines import cli
 from pipelines.curation.blocks import Blocks
 
-pytestmark = pytest.mark.xdist_group("site")  # which is built once
 ROOT = Path(__file__).resolve().parents[2]
 
 

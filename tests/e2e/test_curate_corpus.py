@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
@@ -223,7 +224,7 @@ def test_a_driver_killed_on_the_way_is_continued_at_once(tmp_path: Path) -> None
             if "to do, by" in line:
                 break
         while process.poll() is None and not list((tmp_path / "out" / "scores").rglob("part-*.parquet")):
-            pass
+            time.sleep(0.02)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "scores").rglob("part-*.parquet")}
     assert written
     run(config(tmp_path, corpus=CorpusSettings(rows_per_fragment=6)))

@@ -66,7 +66,9 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_file_of_questions_becomes_a_table_and_a_changed_line_its_own_work(tmp_path: Path) -> None:
+def test_a_file_of_questions_becomes_a_table_and_a_changed_line_its_own_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, output = write_corpus(tmp_path / "photos", COUNT), tmp_path / "out"
     file = write_questions(tmp_path / "q.jsonl", *LINES)
     settings = config(folder, questions=file)
@@ -103,6 +105,8 @@ def test_a_file_of_questions_becomes_a_table_and_a_changed_line_its_own_work(tmp
     assert json.loads(record.read_text())["job"] == "answer_corpus"
     assert "nothing was missing" in run(settings)[-1]
 
+    # what the model makes of a question has been seen
+    use_engine(monkeypatch)
     version = DeltaTable(output).version()
     write_questions(tmp_path / "q.jsonl", *LINES[:4], *LINES[5:8], {**LINES[8], "question": "Count again."})
     said = run(settings)

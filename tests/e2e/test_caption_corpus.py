@@ -100,7 +100,8 @@ def test_changed_files_replace_their_rows_and_other_settings_are_another_run(
     assert DeltaTable(output).version() == version
 
 
-def test_a_plan_says_what_it_would_take_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_plan_says_what_it_would_take_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_engine(monkeypatch)
     folder, output = write_corpus(tmp_path / "photos"), tmp_path / "out"
     said = run(caption_config(folder, output, plan=True))
     lines = dict(line.split(maxsplit=1) for line in said[-1].splitlines())

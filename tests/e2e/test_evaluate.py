@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from jobs import evaluate
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.flow import run_evaluation
+from tests.e2e.caption_cases import use_engine
 
 pytestmark = pytest.mark.ray
 DRAWINGS = 4
@@ -47,7 +48,7 @@ def same(reply: str, right: str) -> bool:
     return reply.strip().rstrip(".").lower() == right.strip().rstrip(".").lower()
 
 
-def test_whole_then_again_then_cut_in_half(tmp_path: Path, ray_session: None) -> None:
+def test_whole_then_again_then_cut_in_half(tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out"
     result, said = run(output)
     right = questions(output)
@@ -77,6 +78,8 @@ def test_whole_then_again_then_cut_in_half(tmp_path: Path, ray_session: None) ->
     assert DeltaTable(output / "drawn/answers").version() == before["drawn/answers"]
     assert rows(output / "drawn/scores", "uid") == scores
 
+    # how well the model answers has been seen
+    use_engine(monkeypatch)
     half, said = run(output, limit=len(right) // 2)
     assert "scores" not in half and not half["complete"] and half["partial_scores"]
     assert 0 < half["items_scored"] < half["items"] == len(right)
@@ -84,7 +87,10 @@ def test_whole_then_again_then_cut_in_half(tmp_path: Path, ray_session: None) ->
     assert "PARTIAL" in (output / "results.html").read_text()
 
 
-def test_a_run_that_lost_half_of_its_images_is_no_full_score(tmp_path: Path, ray_session: None) -> None:
+def test_a_run_that_lost_half_of_its_images_is_no_full_score(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_engine(monkeypatch)
     folder = tmp_path / "drawings"
     evaluate.draw(folder, "held_out", DRAWINGS)
     lines = [json.loads(line) for line in (folder / "drawn.jsonl").read_text().splitlines()]

@@ -18,6 +18,7 @@ from pipelines import metrics
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.flow import run_job
 from pipelines.inference.replies import Replies, Reply
+from tests.e2e.caption_cases import use_engine
 from tests.infra.images import ROOT
 
 MONITORING = ROOT / "infra" / "monitoring"
@@ -126,6 +127,7 @@ def write_photos(folder: Path) -> None:
 
 @pytest.mark.ray
 def test_a_job_exports_them_all(ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_engine(monkeypatch)
     # a name that no other test of this session has counted under
     monkeypatch.setattr("sys.argv", ["jobs/monitored.py"])
     write_photos(tmp_path / "photos")

@@ -38,12 +38,11 @@ def cluster() -> Iterator[dict[str, str]]:
         head += [f"--{name}", str(_free_port())]
     head += ["--num-cpus", "2", "--object-store-memory", str(120 * 2**20), "--min-worker-port", "0"]
     with started([*head, "--max-worker-port", "0"], environment):
-        address = f"http://127.0.0.1:{dashboard}"
-        environment["RAY_API_SERVER_ADDRESS"] = address
+        environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
         until = time.monotonic() + 120
-        while (answer := finished([RAY, "job", "list", "--address", address], environment))[0]:
-            assert time.monotonic() < until, answer[1]
-            time.sleep(1)
+        while not _listens(dashboard):
+            assert time.monotonic() < until, "the dashboard does not come up"
+            time.sleep(0.2)
         yield environment
     shutil.rmtree(temp, ignore_errors=True)
 
@@ -62,6 +61,11 @@ def test_a_submitted_job_fills_the_same_table(cluster: dict[str, str], tmp_path:
     assert "rows in      12" in said
     assert "SUCCEEDED" in said.upper()
     check_table(str(output), str(folder), list(corpus_files(9)))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

@@ -4,6 +4,7 @@
     python benchmarks/tiny_model.py --model out/tiny/model --results out/tiny/exam.json
     python benchmarks/tiny_card.py out/tiny out/tiny/exam.json
 
+A run that went on from the embedded model (`--stages highres --model tiny`) adds to what its card says of its way.
 Every number of the card is read from the run's own record and metrics, and from the exam's results.
 """
 
@@ -11,7 +12,6 @@ import argparse
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,8 @@ of no use beyond trying Tessera out.
 Trained from nothing by Tessera's own code, on drawings that `pipelines/synthetic` makes as they are asked for; no
 photograph, no text and no weights from elsewhere.
 
-- command: `python jobs/train.py --recipe tiny --num-workers {workers}`, seed {seed}, float32 on CPU
-- drawings, by stage: {data}
-- steps, and the time in them: {times}
-{note}
+{way}
+
 ## The loss on its way
 
 Mean over each tenth of a stage.
@@ -70,25 +68,15 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="of the exam")
     parser.add_argument("--note", default="", help="what the run's record does not say, a sentence or two")
     options = parser.parse_args()
-    record = json.loads((options.run / "_run/train.json").read_text())
-    settings = record["settings"]["stages"]
-    stages = {stage.name: _lines(options.run / stage.name / "metrics.jsonl") for stage in tiny()}
     results = json.loads(options.results.read_text())
-    inputs = {name: ", ".join(settings[name]["inputs"]) for name in stages}
     weights = options.run / "model/model.safetensors"
     short = [f"{name} ({bar})" for name, bar in BARS.items() if _number(results[name]) < _number(bar.lstrip(">= "))]
+    way, curves = _way(options.run, options.note)
     card = CARD.format(
-        note=f"- {options.note}\n" if options.note else "",
         millions=f"{weights.stat().st_size / 4e6:.1f}",
-        seed=record["settings"]["seed"],
-        workers=json.loads((options.run / tiny()[-1].name / "model/COMPLETE.json").read_text())["world_size"],
         short=", ".join(short) or "nothing",
-        data="; ".join(f"{name} `{text.partition('=')[2]}`" for name, text in inputs.items()),
-        times=", ".join(
-            f"{name} {len(lines):,} in {duration(sum(line['seconds'] for line in lines))}"
-            for name, lines in stages.items()
-        ),
-        curves="\n".join(_curve(stages)),
+        way="\n".join(way),
+        curves="\n".join(curves),
         results="\n".join(f"| {name} | {figure} |" for name, figure in results.items()),
     )
     for name in FILES:
@@ -104,16 +92,46 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _curve(stages: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """A row for each stage, a column for each tenth."""
-    rows = ["| stage |" + "".join(f" {place + 1} |" for place in range(POINTS)), "|---" * (POINTS + 1) + "|"]
-    for name, lines in stages.items():
-        cuts = [len(lines) * place // POINTS for place in range(POINTS + 1)]
-        means = [
-            sum(line["loss"] for line in lines[start:stop]) / (stop - start) for start, stop in itertools.pairwise(cuts)
-        ]
-        rows.append(f"| {name} |" + "".join(f" {mean:.2f} |" for mean in means))
-    return rows
+def _way(run: Path, note: str) -> tuple[list[str], list[str]]:
+    """How the model came to be, and the table of its losses: a line for each thing, a row for each stage."""
+    record = json.loads((run / "_run/train.json").read_text())
+    settings = record["settings"]
+    names = [name for name in settings["stages"] if (run / name / "metrics.jsonl").exists()]
+    stages = {name: _lines(run / name / "metrics.jsonl") for name in names}
+    drawings = {name: ", ".join(settings["stages"][name]["inputs"]).partition("=")[2] for name in names}
+    took = {name: duration(sum(line["seconds"] for line in lines)) for name, lines in stages.items()}
+    workers = json.loads((run / names[-1] / "model/COMPLETE.json").read_text())["world_size"]
+    goes_on = names[0] != tiny()[0].name
+    last = settings["stages"][names[-1]]["max_steps"]
+    chosen = f" --stages {' '.join(names)} --model tiny" if goes_on else ""
+    chosen += f" --limit-steps {last}" if last != tiny()[-1].max_steps else ""
+    way = [
+        f"- command: `python jobs/train.py --recipe tiny{chosen} --num-workers {workers}`, seed {settings['seed']}, "
+        "float32 on CPU",
+        "- drawings, by stage: " + "; ".join(f"{name} `{text}`" for name, text in drawings.items()),
+        "- steps, and the time in them: "
+        + ", ".join(f"{name} {len(lines):,} in {took[name]}" for name, lines in stages.items()),
+    ]
+    way += [f"- {note}"] if note else []
+    curves = [_curve(f"{name}, again" if goes_on else name, lines) for name, lines in stages.items()]
+    if goes_on:
+        _, _, before = (ASSETS / "README.md").read_text().partition("## How it came to be")
+        lines = before.partition("## What it can do")[0].splitlines()
+        return (
+            [*(line for line in lines if line.startswith("- ")), "", "Then, from the model that this made:", "", *way],
+            [*(line for line in lines if line.startswith("|")), *curves],
+        )
+    head = ["| stage |" + "".join(f" {place + 1} |" for place in range(POINTS)), "|---" * (POINTS + 1) + "|"]
+    return way, head + curves
+
+
+def _curve(name: str, lines: list[dict[str, Any]]) -> str:
+    """A column for each tenth."""
+    cuts = [len(lines) * place // POINTS for place in range(POINTS + 1)]
+    means = [
+        sum(line["loss"] for line in lines[start:stop]) / (stop - start) for start, stop in itertools.pairwise(cuts)
+    ]
+    return f"| {name} |" + "".join(f" {mean:.2f} |" for mean in means)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ LINES: tuple[dict[str, Any], ...] = (
     {"question_id": 1, "image": "00.png", "question": "Again?"},
     {"question_id": 5, "image": "a/01.jpg", "question": "<image><image>?"},
     {"question_id": 6, "image": "a/01.jpg", "question": ""},
-    {"question_id": 7, "image": "a/01.jpg", "question": "Count.", "schema": {"type": "integer"}},
+    {"question_id": 7, "image": "a/01.jpg", "question": "Count.", "schema": {"required": ["count"], "type": "object"}},
 )
 
 

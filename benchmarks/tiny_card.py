@@ -17,6 +17,8 @@ from typing import Any
 
 from tiny_model import BARS
 
+from llava_core.checkpoints import revision
+from llava_core.errors import ConfigError
 from pipelines.progress import duration
 from pipelines.training.recipes import tiny
 
@@ -115,6 +117,9 @@ def _way(run: Path, note: str) -> tuple[list[str], list[str]]:
     way += [f"- {note}"] if note else []
     curves = [_curve(f"{name}, again" if goes_on else name, lines) for name, lines in stages.items()]
     if goes_on:
+        if revision(ASSETS) != settings["model"]:
+            # another model's way is not in this card, and one that is there already would stand twice
+            raise ConfigError(f"the run began from model {settings['model']}, the embedded one is {revision(ASSETS)}")
         _, _, before = (ASSETS / "README.md").read_text().partition("## How it came to be")
         lines = before.partition("## What it can do")[0].splitlines()
         return (

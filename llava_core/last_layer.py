@@ -3,11 +3,9 @@
     hidden [1, T, D] ─ keys, values of all rows ─┐
                      ─ rows asked for ───────────┴▶ attention ─▶ MLP ─▶ [1, R, D] ─ norm, head ─▶ logits of R rows
 
-Training asks for the rows before targets, a tenth of an image's conversation; no result changes, nor any gradient. The
-layer's parts, and its attention with all its settings, stay transformers' own. Legend: T tokens in the row, R rows
-asked for, D width.
-
-What this does *not* do: serve the engine, which keeps a cache (`engine.decoder`).
+Training asks for the rows before targets, a tenth of an image's conversation, and the engine for the last of a prompt;
+no result changes, nor any gradient. The layer's parts, and its attention with all its settings, stay transformers' own.
+Legend: T tokens in the row, R rows asked for, D width.
 """
 
 from functools import partial
@@ -38,20 +36,32 @@ def run_asked_rows(language_model: nn.Module) -> None:
 
 
 def _forward(
-    layer: Any,
-    whole: Any,
-    hidden_states: Tensor,
-    *,
-    asked_rows: Tensor | None = None,
-    position_embeddings: tuple[Tensor, Tensor],
-    **options: Any,
+    layer: Any, whole: Any, hidden_states: Tensor, *, asked_rows: Tensor | None = None, **options: Any
 ) -> Tensor:
     """The layer on float[1, T, D]: all of it, or float[1, R, D] of some rows."""
-    if asked_rows is None:
-        result: Tensor = whole(hidden_states, position_embeddings=position_embeddings, **options)
-        return result
+    if asked_rows is not None:
+        return forward_asked_rows(layer, hidden_states, asked_rows, **options)
+    result: Tensor = whole(hidden_states, **options)
+    return result
+
+
+def forward_asked_rows(
+    layer: Any, hidden: Tensor, asked_rows: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **options: Any
+) -> Tensor:
+    """Run a layer for some rows, which see the keys and values of all.
+
+    Args:
+        layer: of transformers' Llama, Mistral or Qwen2. Its attention implementation is told of `rows`.
+        hidden: float[1, T, D].
+        asked_rows: int64[R], in order; at least one.
+        position_embeddings: cosines and sines float[1, T, head width] of all rows.
+        options: the layer's other arguments.
+
+    Returns:
+        float[1, R, D].
+    """
     attention = layer.self_attn
-    normed = layer.input_layernorm(hidden_states)
+    normed = layer.input_layernorm(hidden)
     shape = (1, normed.shape[1], -1, attention.head_dim)
     key, value = (project(normed).view(shape).transpose(1, 2) for project in (attention.k_proj, attention.v_proj))
     cos, sin = position_embeddings
@@ -62,8 +72,8 @@ def _forward(
         rows=asked_rows,
         **{**options, "past_key_values": _Known(turned, value)},
     )
-    hidden: Tensor = hidden_states.index_select(1, asked_rows) + attended
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))  # type: ignore[no-any-return]
+    asked: Tensor = hidden.index_select(1, asked_rows) + attended
+    return asked + layer.mlp(layer.post_attention_layernorm(asked))  # type: ignore[no-any-return]
 
 
 class _Known:

@@ -50,8 +50,8 @@ class Step:
 
     spans: tuple[Span, ...]
     """In row order, without gaps."""
-    num_layers: int
-    """Of the language model: in the last one only each span's last row is asked for."""
+    asked_rows: tuple[int, ...]
+    """Those whose logits are asked for: each the last of its span; at least one."""
 
     def position_ids(self, device: torch.device) -> Tensor:
         """int64[1, T]: each token's place in its own sequence, prefix counted."""
@@ -75,6 +75,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     step: Step,
+    rows: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_: Any,
@@ -83,36 +84,40 @@ def packed_attention(
 
     Args:
         module: the attention layer, for its `layer_idx`.
-        query: [1, H, T, D], rotary embedding applied.
+        query: [1, H, T, D], rotary embedding applied; in the last layer [1, H, R, D], of the rows asked for.
         key: [1, K, T, D], rotary embedding applied.
         value: [1, K, T, D].
         attention_mask: unused; spans say who sees whom.
-        step: the spans.
+        step: the spans, and the rows asked for.
+        rows: given in the last layer, whose queries are those of `step.asked_rows`.
         scaling: factor of the scores; None for 1/√D.
         sliding_window: how many tokens back a token sees, itself included; None for all.
 
     Returns:
-        [1, T, H, D] and None, as transformers' attention functions return them. In the last layer only the last row
-        of each span is meant to be read; the others are zero.
+        [1, T, H, D], or [1, R, H, D], and None, as transformers' attention functions return them.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    is_last = layer == step.num_layers - 1
-    out = torch.zeros_like(query[0]) if is_last else torch.empty_like(query[0])
+    asked = None if rows is None else {row: place for place, row in enumerate(step.asked_rows)}
+    out = torch.empty_like(query[0])
     sharing: dict[int, list[_Shared]] = {}
     for span in step.spans:
-        written = slice(span.start, span.stop)
-        keys, values = span.cache.write(layer, key[0, :, written], value[0, :, written])
-        rows = slice(span.stop - 1, span.stop) if is_last else written
-        asked = query[0, :, rows]
+        new = slice(span.start, span.stop)
+        keys, values = span.cache.write(layer, key[0, :, new], value[0, :, new])
+        if asked is not None:
+            if span.stop - 1 not in asked:
+                continue
+            place = asked[span.stop - 1]
+            new = slice(place, place + 1)
+        mine = query[0, :, new]
         total = keys.shape[1] + (span.prefix.length if span.prefix else 0)
         if sliding_window is not None and total > sliding_window:
-            out[:, rows] = _windowed(asked, keys, values, span.prefix, layer, scale, sliding_window)
+            out[:, new] = _windowed(mine, keys, values, span.prefix, layer, scale, sliding_window)
         elif span.prefix is None:
-            out[:, rows] = _attend(asked, keys, values, scale)
+            out[:, new] = _attend(mine, keys, values, scale)
         else:
-            own = _attend_with_lse(asked, keys, values, scale)
-            sharing.setdefault(id(span.prefix), []).append(_Shared(span.prefix, rows, asked, own))
+            own = _attend_with_lse(mine, keys, values, scale)
+            sharing.setdefault(id(span.prefix), []).append(_Shared(span.prefix, new, mine, own))
     for sharers in sharing.values():
         _merge_prefix(sharers, layer, scale, out)
     return out.transpose(0, 1)[None], None

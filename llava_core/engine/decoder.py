@@ -2,16 +2,15 @@
 
 The layers, their weights, their rotary embedding and their quantisation are transformers' own; the loop over them is
 ours, because only the last token of a prompt is ever asked for: of the last layer, the rows of all others need their
-keys and values and nothing more.
+keys and values and nothing more (`last_layer`).
 
-    embeds [1, T, D] ─ layers ─▶ last layer's attention ─ rows kept ─▶ its MLP ─ norm, head ─▶ logits [R, V]
+    embeds [1, T, D] ─ layers ─▶ keys and values of all rows, the rest of the last layer for R ─ norm, head ─▶ [R, V]
 
-Legend: T rows in the pass, D width, R rows kept, V vocabulary.
+Legend: T rows in the pass, D width, R rows asked for, V vocabulary.
 
 What this does *not* do: attention (`attention`), scheduling (`packed`).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,19 +18,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llava_core.engine.attention import Step
+from llava_core.last_layer import forward_asked_rows
 
 
-def last_token_logits(language_model: PreTrainedModel, embeds: Tensor, step: Step, wanted: Sequence[bool]) -> Tensor:
+def asked_logits(language_model: PreTrainedModel, embeds: Tensor, step: Step) -> Tensor:
     """Run packed rows through a language model inside `attention.packed`, and count them in their caches.
 
     Args:
         language_model: Llama, Mistral or Qwen2, whose layers are built alike.
         embeds: float[1, T, D] of the rows of all spans.
-        step: whose rows they are.
-        wanted: for each span, whether the logits of its last row are asked for.
+        step: whose rows they are, and which are asked for.
 
     Returns:
-        float[R, V], for the spans that are asked for, in order.
+        float[R, V], of the rows that are asked for, in order.
     """
     model: Any = language_model
     positions = step.position_ids(embeds.device)
@@ -45,11 +44,8 @@ def last_token_logits(language_model: PreTrainedModel, embeds: Tensor, step: Ste
     hidden = embeds
     for layer in layers:
         hidden = layer(hidden, **options)
-    attended, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **options)
+    asked = torch.tensor(step.asked_rows, dtype=torch.long, device=embeds.device)
+    hidden = forward_asked_rows(last, hidden, asked, **options)
     step.advance()
-    rows = [span.stop - 1 for span, want in zip(step.spans, wanted, strict=True) if want]
-    kept = torch.tensor(rows, dtype=torch.long, device=embeds.device)
-    hidden = hidden[0, kept] + attended[0, kept]
-    hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))
-    logits: Tensor = model.lm_head(model.model.norm(hidden))
+    logits: Tensor = model.lm_head(model.model.norm(hidden[0]))
     return logits

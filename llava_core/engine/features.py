@@ -62,7 +62,8 @@ def image_features(
     if not missing:
         return ready
     tiles = torch.cat([sequence.media.tiles for sequence in missing])
-    patches = torch.cat(lanes.map(model.image_processor, torch.split(tiles, even_size(len(tiles), tile_budget, lanes))))
+    sizes = even_sizes(len(tiles), tile_budget, lanes.count)
+    patches = torch.cat(lanes.map(model.image_processor, torch.split(tiles, sizes), sizes))
     at = 0
     for sequence in missing:
         media, counts = sequence.media, [len(sequence.media.sizes)]
@@ -73,14 +74,14 @@ def image_features(
     return ready
 
 
-def even_size(num_tiles: int, tile_budget: int, lanes: Lanes) -> int:
-    """How many tiles a pass takes so that all passes are alike, no lane idles, and none exceeds the budget.
+def even_sizes(num_tiles: int, tile_budget: int, num_lanes: int) -> list[int]:
+    """How many tiles each pass takes so that all passes are alike, no lane idles, and none exceeds the budget.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> [even_size(tiles, 4, SimpleNamespace(count=2)) for tiles in (1, 5, 8, 9)]
-        [1, 3, 4, 3]
+        >>> [even_sizes(tiles, 4, 2) for tiles in (1, 5, 8, 9)]
+        [[1], [3, 2], [4, 4], [3, 2, 2, 2]]
     """
     passes = -(-num_tiles // tile_budget)
-    passes = -(-passes // lanes.count) * lanes.count
-    return -(-num_tiles // passes)
+    passes = min(-(-passes // num_lanes) * num_lanes, num_tiles)
+    least, more = divmod(num_tiles, passes)
+    return [least + 1] * more + [least] * (passes - more)

@@ -20,9 +20,10 @@ import torch
 
 from llava_core.config import check_at_least
 from llava_core.engine.attention import packed
-from llava_core.engine.budgets import lay_out_for_cpu, tiles_per_pass, tokens_per_pass
+from llava_core.engine.budgets import tiles_per_pass, tokens_per_pass
 from llava_core.engine.choice import check_proven
 from llava_core.engine.features import FeatureCache
+from llava_core.engine.few_rows import speed_up_few_rows
 from llava_core.engine.kv import KVBudget, KVShape
 from llava_core.engine.lanes import Lanes
 from llava_core.engine.requests import Group, Running, encode_request, group_requests, media_key, share_prefix
@@ -83,7 +84,7 @@ class PackedEngine:
             raise ConfigError("an engine needs a model with a language model; this one was built without a text config")
         check_proven(model.language_model.config.model_type)
         self.model = (model if device is None else model.to(device)).eval()
-        lay_out_for_cpu(self.model)
+        speed_up_few_rows(model.language_model)
         if tile_budget is None:
             tile_budget = tiles_per_pass(model.config, model.device, model.dtype)
         if prefill_tokens is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llava_core.engine.attention import Span, Step
-from llava_core.engine.decoder import last_token_logits
+from llava_core.engine.decoder import asked_logits
 from llava_core.engine.features import FeatureCache, image_features
 from llava_core.engine.kv import SequenceCache
 from llava_core.engine.lanes import Lanes
@@ -116,10 +116,8 @@ class Runner:
         if not rows:
             return torch.empty(0, device=self.model.device)
         jobs = [rows] if self.lanes.count == 1 else list(share_out(rows))
-        order = sorted(range(len(jobs)), key=lambda job: -count_tokens(jobs[job]))
-        made = self.lanes.map(lambda job: self._run_job(jobs[job], pass_tokens), order)
-        logits = dict(zip(order, made, strict=True))
-        return torch.cat([logits[job] for job in range(len(jobs))])
+        lengths = [count_tokens(job) for job in jobs]
+        return torch.cat(self.lanes.map(lambda job: self._run_job(job, pass_tokens), jobs, lengths))
 
     def _run_job(self, rows: Sequence[Row], pass_tokens: int) -> Tensor:
         ids = torch.tensor([token for row in rows for token in row.ids], device=self.model.device)
@@ -135,9 +133,11 @@ class Runner:
         spans, at = [], 0
         for piece in pieces:
             spans.append(Span(at, at := at + piece.stop - piece.start, piece.row.cache, piece.row.prefix))
-        step = Step(tuple(spans), self.model.language_model.config.get_text_config().num_hidden_layers)
-        wanted = [piece.ends_row and piece.row.wanted for piece in pieces]
-        return last_token_logits(self.model.language_model, embeds, step, wanted)
+        asked = [piece.ends_row and piece.row.wanted for piece in pieces]
+        rows = tuple(span.stop - 1 for span, ask in zip(spans, asked, strict=True) if ask)
+        # transformers' attention does not run for no row at all
+        step = Step(tuple(spans), rows or (spans[-1].stop - 1,))
+        return asked_logits(self.model.language_model, embeds, step)[: len(rows)]
 
     def _take(self, sequences: Sequence[Running], logits: Tensor) -> None:
         """Append the next token of each sequence."""

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from llava_core.engine.attention import IMPLEMENTATION, Span, Step, merge_by_lse, packed
-from llava_core.engine.decoder import last_token_logits
+from llava_core.engine.decoder import asked_logits
 from llava_core.engine.kv import KVBudget, KVShape, SequenceCache
 
 SIZES = {
@@ -45,14 +45,14 @@ def build(kind: str) -> PreTrainedModel:
 def forward(model: PreTrainedModel, ids: Tensor, step: Step) -> Tensor:
     """Logits float32[S, V] of the last token of each span of one packed row."""
     embeds = model.get_input_embeddings()(ids)[None]
-    return last_token_logits(model, embeds, step, [True] * len(step.spans))
+    return asked_logits(model, embeds, step)
 
 
 def spans(lengths: Sequence[int], caches: Sequence[SequenceCache], prefixes: Sequence[SequenceCache | None]) -> Step:
     at, made = 0, []
     for length, cache, prefix in zip(lengths, caches, prefixes, strict=True):
         made.append(Span(at, at := at + length, cache, prefix))
-    return Step(tuple(made), SIZES["num_hidden_layers"])
+    return Step(tuple(made), tuple(span.stop - 1 for span in made))
 
 
 @pytest.mark.parametrize("kind", ["llama_gqa", "llama_mha", "mistral_window", "qwen2"])

@@ -42,7 +42,7 @@ def test_lanes_keep_the_order_and_the_mode_and_give_threads_back() -> None:
             barrier.wait()
             return item, torch.is_inference_mode_enabled(), torch.get_num_threads()
 
-        assert lanes.map(look, [4, 7]) == [(4, True, 1), (7, True, 1)]
+        assert lanes.map(look, [4, 7], [1, 1]) == [(4, True, 1), (7, True, 1)]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -58,5 +58,23 @@ def test_a_lane_that_raises_waits_for_the_others() -> None:
         ended.append(item)
 
     with pytest.raises(MemoryError, match="no room"):
-        lanes.map(work, range(6))
+        lanes.map(work, range(6), [1] * 6)
     assert sorted(ended) == [1, 2, 3, 4, 5] or lanes.count == 1
+
+
+def test_what_does_not_come_out_even_is_shared_by_all_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        lanes = Lanes(CPU)
+        threads: dict[str, int] = {}
+
+        def look(item: str) -> str:
+            threads[item] = torch.get_num_threads()
+            return item.upper()
+
+        # Side by side the long one would take 9, and a lane wait for 7 of them; shared by both threads, 5 and 2.
+        assert lanes.map(look, ["short", "long", "small"], [2, 9, 2]) == ["SHORT", "LONG", "SMALL"]
+        assert threads == {"long": 2, "short": 1, "small": 1}
+    finally:
+        torch.set_num_threads(before)

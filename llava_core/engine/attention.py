@@ -102,22 +102,22 @@ def packed_attention(
     out = torch.empty_like(query[0])
     sharing: dict[int, list[_Shared]] = {}
     for span in step.spans:
-        new = slice(span.start, span.stop)
-        keys, values = span.cache.write(layer, key[0, :, new], value[0, :, new])
+        written = slice(span.start, span.stop)
+        keys, values = span.cache.write(layer, key[0, :, written], value[0, :, written])
+        at = written
         if asked is not None:
             if span.stop - 1 not in asked:
                 continue
-            place = asked[span.stop - 1]
-            new = slice(place, place + 1)
-        mine = query[0, :, new]
+            at = slice(asked[span.stop - 1], asked[span.stop - 1] + 1)
+        mine = query[0, :, at]
         total = keys.shape[1] + (span.prefix.length if span.prefix else 0)
         if sliding_window is not None and total > sliding_window:
-            out[:, new] = _windowed(mine, keys, values, span.prefix, layer, scale, sliding_window)
+            out[:, at] = _windowed(mine, keys, values, span.prefix, layer, scale, sliding_window)
         elif span.prefix is None:
-            out[:, new] = _attend(mine, keys, values, scale)
+            out[:, at] = _attend(mine, keys, values, scale)
         else:
             own = _attend_with_lse(mine, keys, values, scale)
-            sharing.setdefault(id(span.prefix), []).append(_Shared(span.prefix, new, mine, own))
+            sharing.setdefault(id(span.prefix), []).append(_Shared(span.prefix, at, mine, own))
     for sharers in sharing.values():
         _merge_prefix(sharers, layer, scale, out)
     return out.transpose(0, 1)[None], None

@@ -47,6 +47,7 @@ class PromptReason(StrEnum):
     TOO_LONG = "TOO_LONG"
     TOKEN_MISMATCH = "TOKEN_MISMATCH"
     BAD_CONVERSATION = "BAD_CONVERSATION"
+    NOT_FINITE = "NOT_FINITE"
 
 
 class CheckpointReason(StrEnum):

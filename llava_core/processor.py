@@ -61,6 +61,8 @@ class LLaVAProcessor:
         video_id = config.video_token_id
         self.video_token = None if video_id is None else str(self.tokenizer.convert_ids_to_tokens(video_id))
         self.load_media = MediaLoader(config)
+        self.stop_token_ids, self.stop_strings = _read_stops(self.tokenizer, self.template.stop)
+        """Ids, and words, that end an answer."""
         self._tokenise = PromptTokenizer(self.tokenizer, config.image_token_id, video_id)
 
     @classmethod
@@ -90,13 +92,6 @@ class LLaVAProcessor:
             if token is not None:
                 return int(token)
         raise ConfigError("the tokenizer has neither a padding nor an end token; set tokenizer.pad_token")
-
-    @property
-    def stop_token_ids(self) -> frozenset[int]:
-        """Ids that end an answer: the tokenizer's end token, and the template's end of turn where it is one token."""
-        stop = self.tokenizer(self.template.stop, add_special_tokens=False).input_ids
-        end = self.tokenizer.eos_token_id
-        return frozenset((stop if len(stop) == 1 else []) + ([] if end is None else [int(end)]))
 
     load_image = staticmethod(load_image)
 
@@ -362,3 +357,14 @@ def _payloads(conversation: Sequence[Any], kind: str) -> list[Any]:
         for item in message["content"]
     ]
     return [item[kind] for item in items if item.get("type") == kind and kind in item]
+
+
+def _read_stops(tokenizer: PreTrainedTokenizerBase, end_of_turn: str) -> tuple[frozenset[int], tuple[str, ...]]:
+    """The tokenizer's end token, and a template's end of turn: a token where it is one of the added ones, else words.
+
+    Words have other tokens amid a text than alone ("###" of template v0 is one of Vicuna's tokens, but never after a
+    line's end).
+    """
+    ends = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    turn = tokenizer.added_tokens_encoder.get(end_of_turn)
+    return frozenset(ends if turn is None else [*ends, turn]), (end_of_turn,) if turn is None else ()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llava_core.checkpoints.hub import resolve_model as resolve_model
     from llava_core.checkpoints.layouts import Layout as Layout
     from llava_core.checkpoints.load import load_model as load_model
+    from llava_core.checkpoints.save import check_layout as check_layout
     from llava_core.checkpoints.save import save_model as save_model
     from llava_core.checkpoints.settings import detect_layout as detect_layout
     from llava_core.checkpoints.settings import read_config as read_config
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Layout": "layouts",
+    "check_layout": "save",
     "detect_layout": "settings",
     "export_checkpoint": "export",
     "load_model": "load",

@@ -84,6 +84,15 @@ def save_model(
     write_json(folder / CONFIG, raw)
 
 
+def check_layout(config: ModelConfig, layout: Layout) -> None:
+    """Find out whether a layout can say a model, before there are weights to write.
+
+    Raises:
+        CheckpointRefused: NOT_EXPRESSIBLE, as `save_model` would.
+    """
+    _translated(config, "float32", layout, {})
+
+
 def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))

@@ -172,12 +172,26 @@ def _to_query_heads(states: Tensor, num_heads: int) -> Tensor:
 
 def _flash(query: Tensor, keys: Tensor, values: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
     """Attention [H, T, D] and log-sum-exp [H, T] by the device's own fused kernel."""
-    arguments = query[None], keys[None], values[None], 0.0, causal
+    states = query[None], keys[None], values[None]
     if query.device.type == "cpu":
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*arguments, scale=scale)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*states, 0.0, causal, scale=scale)
+    elif has_flash_kernel(query.dtype, torch.cuda.get_device_capability(query.device)):
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(*states, 0.0, causal, scale=scale)[:2]
     else:
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(*arguments, scale=scale)[:2]
+        efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+        out, lse = efficient(*states, None, True, 0.0, causal, scale=scale)[:2]
+        lse = lse[:, :, : query.shape[1]]  # that kernel fills its rows up
     return out[0], lse[0]
+
+
+def has_flash_kernel(dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+    """Whether the flash kernel of CUDA takes a dtype on a GPU of a compute capability.
+
+    Example:
+        >>> has_flash_kernel(torch.bfloat16, (9, 0)), has_flash_kernel(torch.float16, (7, 5))
+        (True, False)
+    """
+    return dtype in (torch.float16, torch.bfloat16) and capability >= (8, 0)
 
 
 def _merge_prefix(sharers: Sequence[_Shared], layer: int, scale: float, out: Tensor) -> None:

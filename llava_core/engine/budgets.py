@@ -1,7 +1,8 @@
 """How much one pass takes at once: what suits the device that the engine runs on.
 
 On a CPU a pass is fast while what one layer hands to the next stays in the processor's last cache; on an accelerator
-it is fast when it is large. What this does *not* do: bound keys and values (`kv`).
+it is fast when it is large. What this does *not* do: count what is in use (`kv`), take less where it does not fit
+(`ladder`).
 """
 
 import torch
@@ -14,6 +15,9 @@ which made a pass over 16 tiles cost 1.7 times as much as over 4 (measured)."""
 LEAST_CPU_TOKENS = 256
 """Fewer tokens leave a matrix product short of work for each weight that it reads."""
 ACCELERATOR_TILES, ACCELERATOR_TOKENS = 128, 8192
+CPU_KV_BYTES = 4 << 30
+ACCELERATOR_KV_SHARE = 0.7
+"""Of the memory that weights have left: passes need the rest."""
 
 
 def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
@@ -49,3 +53,24 @@ def tokens_per_pass(intermediate_size: int, device: torch.device, dtype: torch.d
     if device.type != "cpu":
         return ACCELERATOR_TOKENS
     return max(LEAST_CPU_TOKENS, CPU_PASS_BYTES // (intermediate_size * dtype.itemsize))
+
+
+def kv_bytes_for(context_bytes: int, device: torch.device) -> int:
+    """How many bytes of keys and values there may be.
+
+    Args:
+        context_bytes: of one request that is as long as the language model takes.
+        device: that it runs on, with its weights in place.
+
+    Returns:
+        Room for that one request at least.
+
+    Example:
+        >>> kv_bytes_for(5 << 30, torch.device("cpu")) >> 30
+        5
+    """
+    room = CPU_KV_BYTES
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        room = int(free * ACCELERATOR_KV_SHARE)
+    return max(room, context_bytes)

@@ -22,18 +22,24 @@ def check_engine(name: EngineName, config: ModelConfig) -> None:
 
     Raises:
         ConfigError: no such engine, no language model, or one whose attention the packed engine has not been proven
-            for.
+            for; a model that puts image features elsewhere than in the place of image tokens.
     """
     check_choice("engine", "name", name, get_args(EngineName))
     if config.text is None:
         raise ConfigError("the model has no language model; expected one that can answer a prompt")
     if name == "packed":
-        check_proven(str(config.text.get("model_type")))
+        check_packable(config)
 
 
-def check_proven(model_type: str) -> None:
-    """Raise `ConfigError` for a language model that packed attention has not been proven for."""
+def check_packable(config: ModelConfig) -> None:
+    """Raise `ConfigError` for a model whose language model, or image features' places, the packed engine lacks."""
+    model_type = "no language model" if config.text is None else config.text.get("model_type")
     if model_type not in PROVEN:
         raise ConfigError(
             f"the packed engine is proven for {', '.join(PROVEN)}, not for {model_type}; use the reference engine"
+        )
+    if config.placement != "placeholder":
+        raise ConfigError(
+            "the packed engine puts image features in the place of image tokens; this model's placement is "
+            f"{config.placement!r}; use the reference engine"
         )

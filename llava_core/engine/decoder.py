@@ -22,7 +22,10 @@ from llava_core.last_layer import forward_asked_rows
 
 
 def asked_logits(language_model: PreTrainedModel, embeds: Tensor, step: Step) -> Tensor:
-    """Run packed rows through a language model inside `attention.packed`, and count them in their caches.
+    """Run packed rows through a language model inside `attention.packed`.
+
+    Keys and values are written, and counted in their caches once the step is advanced: by the caller, when nothing more
+    of it can fail.
 
     Args:
         language_model: Llama, Mistral or Qwen2, whose layers are built alike.
@@ -46,6 +49,5 @@ def asked_logits(language_model: PreTrainedModel, embeds: Tensor, step: Step) ->
         hidden = layer(hidden, **options)
     asked = torch.tensor(step.asked_rows, dtype=torch.long, device=embeds.device)
     hidden = forward_asked_rows(last, hidden, asked, **options)
-    step.advance()
     logits: Tensor = model.lm_head(model.model.norm(hidden[0]))
     return logits

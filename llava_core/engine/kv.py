@@ -6,6 +6,7 @@ that decoding never copies or reallocates. A prefix that several requests share 
 Legend: L layers, K key/value heads, C capacity in tokens, D head width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -103,20 +104,32 @@ class KVBudget:
         self.shape = shape
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self._room_bytes = limit_bytes
 
     def fits(self, num_tokens: int) -> bool:
         """Whether this many more tokens fit now."""
-        return self.used_bytes + num_tokens * self.shape.bytes_per_token <= self.limit_bytes
+        room = self._room_bytes if self.used_bytes else self.limit_bytes
+        return self.used_bytes + num_tokens * self.shape.bytes_per_token <= room
 
     def ever_fits(self, num_tokens: int) -> bool:
         """Whether they would fit if nothing else were there."""
         return num_tokens * self.shape.bytes_per_token <= self.limit_bytes
 
-    def allocate(self, num_tokens: int, device: torch.device) -> SequenceCache:
-        """A cache of that capacity, counted."""
-        self.used_bytes += num_tokens * self.shape.bytes_per_token
-        return SequenceCache(self.shape, num_tokens, device)
+    def learn(self) -> None:
+        """Remember that the device has no room for more beside what is counted now."""
+        if self.used_bytes:
+            self._room_bytes = self.used_bytes
+
+    def allocate(self, num_tokens: Sequence[int], device: torch.device) -> list[SequenceCache]:
+        """Caches of these capacities, counted; where memory runs out none is."""
+        caches = [SequenceCache(self.shape, capacity, device) for capacity in num_tokens]
+        self.used_bytes += sum(num_tokens) * self.shape.bytes_per_token
+        return caches
 
     def release(self, cache: SequenceCache) -> None:
         """Uncount a cache that is let go."""
         self.used_bytes -= cache.capacity * self.shape.bytes_per_token
+
+    def clear(self) -> None:
+        """Uncount all caches, which nobody holds any more."""
+        self.used_bytes = 0

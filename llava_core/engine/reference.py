@@ -9,9 +9,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from llava_core.engine.requests import first_stop
+from llava_core.engine.requests import end_token_ids, first_stop, not_finite
 from llava_core.engine.results import refused, served
 from llava_core.engine.samples import gather_samples, split_samples
 from llava_core.engine.sampling import YesNo
@@ -29,7 +36,6 @@ class _LogprobRecorder(LogitsProcessor):
     """
 
     def __init__(self) -> None:
-        self.first: Tensor | None = None
         self._last: Tensor | None = None
         self._chosen: list[Tensor] = []
 
@@ -37,7 +43,6 @@ class _LogprobRecorder(LogitsProcessor):
         if self._last is not None:
             self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
         self._last = torch.log_softmax(scores.float(), dim=-1)
-        self.first = self._last if self.first is None else self.first
         return scores
 
     def logprobs(self, generated: Tensor) -> Tensor:
@@ -45,6 +50,17 @@ class _LogprobRecorder(LogitsProcessor):
         if self._last is None:
             return torch.zeros(generated.shape, dtype=torch.float32)
         return torch.cat([*self._chosen, self._last.gather(1, generated[:, -1:])], dim=1).cpu()
+
+
+class _FirstScores(LogitsProcessor):
+    """Keeps the logits of the first step, as the model gives them."""
+
+    def __init__(self) -> None:
+        self.logits: Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.logits = scores if self.logits is None else self.logits
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,7 @@ class ReferenceEngine:
         self.processor = processor
         self.batch_size = batch_size
         self._yes_no = YesNo(processor.encode_words)
+        self._end_token_ids = end_token_ids(model, processor)
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """Answer every request.
@@ -124,7 +141,7 @@ class ReferenceEngine:
     @torch.inference_mode()
     def _run(self, batch: list[_Admitted], sampling: SamplingConfig) -> list[Result]:
         inputs = self.processor.collate([item.encoded for item in batch])
-        recorder = _LogprobRecorder()
+        first, recorder = _FirstScores(), _LogprobRecorder()
         with torch.random.fork_rng(enabled=sampling.temperature > 0):
             if sampling.temperature > 0:
                 torch.manual_seed(sampling.seed)
@@ -132,23 +149,26 @@ class ReferenceEngine:
                 **inputs.to(self.model.device),
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=sampling.temperature > 0,
-                temperature=sampling.temperature if sampling.temperature > 0 else None,
-                top_p=sampling.top_p if sampling.temperature > 0 else None,
-                top_k=sampling.top_k if sampling.temperature > 0 else None,
-                repetition_penalty=sampling.repetition_penalty,
-                eos_token_id=sorted(self.processor.stop_token_ids),
+                repetition_penalty=1.0,
+                **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampling.temperature > 0 else {}),
+                eos_token_id=sorted(self._end_token_ids),
                 pad_token_id=self.processor.pad_token_id,
-                logits_processor=LogitsProcessorList([recorder]),
+                # all that changes scores comes before the recorder, which sees what is chosen from
+                logits_processor=LogitsProcessorList([first, *_warpers(sampling), recorder]),
             )
         logprobs = recorder.logprobs(generated)
-        assert recorder.first is not None
-        rows = zip(batch, generated.tolist(), logprobs, self._yes_no.margins(recorder.first), strict=True)
+        assert first.logits is not None
+        rows = zip(batch, generated.tolist(), logprobs, self._yes_no.margins(first.logits), strict=True)
         return [self._result(*row) for row in rows]
 
     def _result(self, item: _Admitted, ids: list[int], logprobs: Tensor, margin: float | None) -> Result:
-        stop = next((i for i, token in enumerate(ids) if token in self.processor.stop_token_ids), None)
+        stop = next((i for i, token in enumerate(ids) if token in self._end_token_ids), None)
         kept = ids if stop is None else ids[: stop + 1]
-        text, kept, found = self._until_stop(kept, item.request.sampling.stop)
+        words = (*item.request.sampling.stop, *self.processor.stop_strings)
+        text, kept, found = self._until_stop(kept, words)
+        finite = torch.isfinite(logprobs[: len(kept)])
+        if not finite.all():
+            return refused(item.request, not_finite(int(finite.int().argmin())))
         return served(
             item.request,
             text=text,
@@ -172,3 +192,19 @@ class ReferenceEngine:
             if (found := first_stop(text, stops)) is not None:
                 return text[:found], ids[:count], True
         return self.processor.decode(ids), ids, False
+
+
+def _warpers(sampling: SamplingConfig) -> list[LogitsProcessor]:
+    """What changes a request's scores, in transformers' order."""
+    warpers: list[LogitsProcessor] = []
+    if sampling.repetition_penalty != 1:
+        # `generate`'s own leaves out as many generated tokens as the prompt has padding
+        warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.temperature == 0:
+        return warpers
+    warpers.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers

@@ -4,6 +4,7 @@ What this does *not* do: run the model, allocate caches (`packed` does both).
 """
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from llava_core.engine.kv import SequenceCache
 from llava_core.engine.types import FinishReason, Request
+from llava_core.errors import PromptReason, PromptRefused
 from llava_core.prompts import ask
 
 if TYPE_CHECKING:
     from llava_core.media import Media
+    from llava_core.model import LLaVANeXT
     from llava_core.processor import LLaVAProcessor
 
 MediaKey = tuple[str | int | None, ...]
@@ -66,6 +69,8 @@ class Running:
     """Of each of them."""
     finish_reason: FinishReason | None = None
     """None while it runs."""
+    refusal: PromptRefused | None = None
+    """Why it cannot run on."""
     yes_no_margin: float | None = None
     """Of the first token."""
     stop_at: int | None = None
@@ -79,6 +84,16 @@ class Running:
         return len(self.own_ids) + self.request.sampling.max_new_tokens - 1
 
     @property
+    def needed_tokens(self) -> int:
+        """Tokens that its cache and its prefix's must hold."""
+        return self.capacity + (len(self.prefix.ids) if self.prefix else 0)
+
+    @property
+    def missing_tokens(self) -> int:
+        """The same, without a prefix that is there already."""
+        return self.capacity if self.prefix and self.prefix.cache else self.needed_tokens
+
+    @property
     def num_image_tokens(self) -> int:
         """Image tokens of the prompt."""
         return sum(self.media.image_tokens)
@@ -88,14 +103,18 @@ class Running:
         """Whether image features are still to be written into a cache for it."""
         return bool(self.key) and (self.prefix is None or not self.prefix.filled)
 
-    def append(self, token: int, logprob: float, processor: "LLaVAProcessor") -> None:
+    def append(self, token: int, logprob: float, stops: frozenset[int], processor: "LLaVAProcessor") -> None:
         """Take the next token, and see whether it is the last."""
+        if not math.isfinite(logprob):
+            self.refusal = not_finite(len(self.generated))
+            return
         sampling = self.request.sampling
+        words = (*sampling.stop, *processor.stop_strings)
         self.generated.append(token)
         self.logprobs.append(logprob)
-        if token in processor.stop_token_ids:
+        if token in stops:
             self.finish_reason = "stop"
-        elif sampling.stop and (found := first_stop(processor.decode(self.generated), sampling.stop)) is not None:
+        elif words and (found := first_stop(processor.decode(self.generated), words)) is not None:
             self.finish_reason, self.stop_at = "stop", found
         elif len(self.generated) == sampling.max_new_tokens:
             self.finish_reason = "length"
@@ -177,6 +196,19 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return sum(
         1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(row[:shortest] for row in rows), strict=True))
     )
+
+
+def end_token_ids(model: "LLaVANeXT", processor: "LLaVAProcessor") -> frozenset[int]:
+    """Ids that end an answer: the processor's, and those that the checkpoint's generation config names."""
+    named = model.language_model.generation_config.eos_token_id
+    more = named if isinstance(named, list) else [] if named is None else [named]
+    return processor.stop_token_ids.union(map(int, more))
+
+
+def not_finite(num_tokens: int) -> PromptRefused:
+    """The refusal of a request for which the model's scores were no numbers after some tokens."""
+    detail = f"the model's scores are not finite after {num_tokens} tokens of its answer; a wider dtype may help"
+    return PromptRefused(PromptReason.NOT_FINITE, detail)
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:

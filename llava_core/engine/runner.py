@@ -17,7 +17,7 @@ from llava_core.engine.decoder import asked_logits
 from llava_core.engine.features import FeatureCache, image_features
 from llava_core.engine.kv import SequenceCache
 from llava_core.engine.lanes import Lanes
-from llava_core.engine.requests import Running
+from llava_core.engine.requests import Running, end_token_ids
 from llava_core.engine.sampling import YesNo, choose
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
@@ -75,6 +75,7 @@ class Runner:
         self.features = features
         self.lanes = lanes
         self._yes_no = YesNo(processor.encode_words)
+        self._end_token_ids = end_token_ids(model, processor)
 
     def prefill(self, sequences: Sequence[Running], tile_budget: int, pass_tokens: int) -> None:
         """Fill the caches of new requests, prefixes first, and choose the first token of each.
@@ -109,7 +110,11 @@ class Runner:
         # A model may say the word that stands for images; said, it is a word like any other.
         ids = torch.tensor([row.ids for row in rows], device=self.model.device)
         embeds = self.model.language_model.get_input_embeddings()(ids)
-        self._take(running, self._pass([Piece(row, 0, 1) for row in rows], embeds.transpose(0, 1)))
+        step, logits = self._pass([Piece(row, 0, 1) for row in rows], embeds.transpose(0, 1))
+        # A request that stays when memory has run out is where it was: nothing is counted before all is chosen.
+        chosen = self._choose(running, logits)
+        step.advance()
+        self._append(running, chosen)
 
     def _run(self, rows: Sequence[Row], pass_tokens: int) -> Tensor:
         """Run rows in passes of at most so many tokens, and return float[R, V] of the last tokens that are wanted."""
@@ -125,11 +130,13 @@ class Runner:
         embeds, at, logits = self.model.place_features(ids[None], features), 0, []
         for pieces in cut(rows, pass_tokens):
             length = sum(piece.stop - piece.start for piece in pieces)
-            logits.append(self._pass(pieces, embeds[:, at : (at := at + length)]))
+            step, asked = self._pass(pieces, embeds[:, at : (at := at + length)])
+            step.advance()
+            logits.append(asked)
         return torch.cat(logits)
 
-    def _pass(self, pieces: Sequence[Piece], embeds: Tensor) -> Tensor:
-        """Run the language model once, over pieces packed into one row float[1, T, D]."""
+    def _pass(self, pieces: Sequence[Piece], embeds: Tensor) -> tuple[Step, Tensor]:
+        """Run the language model once, over pieces packed into one row float[1, T, D]; the step is to be advanced."""
         spans, at = [], 0
         for piece in pieces:
             spans.append(Span(at, at := at + piece.stop - piece.start, piece.row.cache, piece.row.prefix))
@@ -137,23 +144,28 @@ class Runner:
         rows = tuple(span.stop - 1 for span, ask in zip(spans, asked, strict=True) if ask)
         # transformers' attention does not run for no row at all
         step = Step(tuple(spans), rows or (spans[-1].stop - 1,))
-        return asked_logits(self.model.language_model, embeds, step)[: len(rows)]
+        return step, asked_logits(self.model.language_model, embeds, step)[: len(rows)]
 
     def _take(self, sequences: Sequence[Running], logits: Tensor) -> None:
-        """Append the next token of each sequence."""
+        """Append the first token of each sequence."""
         if not sequences:
             return
-        if not sequences[0].generated:
-            for sequence, margin in zip(sequences, self._yes_no.margins(logits), strict=True):
-                sequence.yes_no_margin = margin
-        tokens, logprobs = choose(
+        margins = self._yes_no.margins(logits)
+        self._append(sequences, self._choose(sequences, logits))
+        for sequence, margin in zip(sequences, margins, strict=True):
+            sequence.yes_no_margin = margin
+
+    def _choose(self, sequences: Sequence[Running], logits: Tensor) -> tuple[list[int], list[float]]:
+        return choose(
             logits,
             [sequence.request.sampling for sequence in sequences],
             [sequence.generated for sequence in sequences],
             [sequence.generator for sequence in sequences],
         )
-        for sequence, token, logprob in zip(sequences, tokens, logprobs, strict=True):
-            sequence.append(token, logprob, self.processor)
+
+    def _append(self, sequences: Sequence[Running], chosen: tuple[list[int], list[float]]) -> None:
+        for sequence, token, logprob in zip(sequences, *chosen, strict=True):
+            sequence.append(token, logprob, self._end_token_ids, self.processor)
 
 
 def cache_of(sequence: Running) -> SequenceCache:

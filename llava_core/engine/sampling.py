@@ -4,6 +4,7 @@ The order of the filters is transformers': repetition penalty, temperature, top-
 is of the distribution that the token was drawn from.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,18 +28,22 @@ def choose(
         generators: one for each row that draws; None for greedy rows.
 
     Returns:
-        token ids and their natural-log probabilities, one for each row.
+        token ids and their natural-log probabilities, one for each row; NaN where a row's logits are no numbers.
     """
     scores = logits.float()
     for row, (sampling, ids) in enumerate(zip(samplings, generated, strict=True)):
         if sampling != _GREEDY and not _is_plain(sampling):
             scores[row] = _warped(scores[row], sampling, ids)
     logprobs = torch.log_softmax(scores, dim=-1)
-    tokens = logprobs.argmax(dim=-1)
-    for row, generator in enumerate(generators):
-        if generator is not None:
-            tokens[row] = torch.multinomial(logprobs[row].exp().cpu(), 1, generator=generator)[0]
-    return tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+    best = logprobs.max(dim=-1)
+    tokens, chosen = best.indices.tolist(), best.values.tolist()
+    drawing = {row: logprobs[row].cpu() for row, generator in enumerate(generators) if generator is not None}
+    # From here on nothing is asked of the device: a step that runs out of memory there has not drawn.
+    for row, known in drawing.items():
+        if math.isfinite(chosen[row]):
+            tokens[row] = int(torch.multinomial(known.exp(), 1, generator=generators[row]))
+            chosen[row] = float(known[tokens[row]])
+    return tokens, chosen
 
 
 class YesNo:

@@ -1,7 +1,8 @@
 """The same requests through vLLM: an alternative on GPUs, in an environment whose torch and transformers are vLLM's.
 
 vLLM tiles images by itself, by the checkpoint's own settings, so a request cannot bound its tiles; log-probabilities
-are those before temperature and penalties; it says nothing of yes and no. What this does *not* do: recover from what
+are those before temperature and penalties; a repetition penalty counts the prompt's tokens too; it says nothing of yes
+and no. What this does *not* do: recover from what
 vLLM raises over one request, which ends all of a call: whoever holds the engine splits the call and tries again.
 
 Source: vllm 0.33.0, `entrypoints/llm.py`, `sampling_params.py`, `outputs.py`.
@@ -108,7 +109,7 @@ class VllmEngine:
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "repetition_penalty": sampling.repetition_penalty,
-            "stop": list(sampling.stop) or None,
+            "stop": [*sampling.stop, *self.processor.stop_strings] or None,
             "stop_token_ids": sorted(self.processor.stop_token_ids),
             "logprobs": 0,
         }

@@ -45,7 +45,9 @@ def build(kind: str) -> PreTrainedModel:
 def forward(model: PreTrainedModel, ids: Tensor, step: Step) -> Tensor:
     """Logits float32[S, V] of the last token of each span of one packed row."""
     embeds = model.get_input_embeddings()(ids)[None]
-    return asked_logits(model, embeds, step)
+    logits = asked_logits(model, embeds, step)
+    step.advance()
+    return logits
 
 
 def spans(lengths: Sequence[int], caches: Sequence[SequenceCache], prefixes: Sequence[SequenceCache | None]) -> Step:
@@ -63,8 +65,7 @@ def test_packed_decoding_equals_transformers_one_by_one(kind: str) -> None:
     own = [torch.randint(0, 97, (length,), generator=generator) for length in (5, 17, 11)]
     shared = torch.randint(0, 97, (13,), generator=generator)
     budget = KVBudget(KVShape.of(model), 10**9)
-    caches = [budget.allocate(40, CPU) for _ in own]
-    prefix = budget.allocate(13, CPU)
+    *caches, prefix = budget.allocate((40, 40, 40, 13), CPU)
     prefixes = [None, prefix, prefix]
     with packed(model):
         forward(model, shared, spans([13], [prefix], [None]))
@@ -90,9 +91,9 @@ def test_sequences_in_one_row_do_not_see_each_other() -> None:
     budget = KVBudget(KVShape.of(model), 10**9)
     first, second, other = torch.arange(7), torch.arange(20, 31), torch.arange(50, 57)
     with packed(model):
-        step = spans([7, 11], [budget.allocate(7, CPU), budget.allocate(11, CPU)], [None, None])
+        step = spans([7, 11], budget.allocate((7, 11), CPU), [None, None])
         beside_first = forward(model, torch.cat([first, second]), step)[1]
-        step = spans([7, 11], [budget.allocate(7, CPU), budget.allocate(11, CPU)], [None, None])
+        step = spans([7, 11], budget.allocate((7, 11), CPU), [None, None])
         beside_other = forward(model, torch.cat([other, second]), step)[1]
     torch.testing.assert_close(beside_first, beside_other, atol=0, rtol=0)
 
@@ -115,7 +116,7 @@ def test_budget_counts_bytes_and_caches_refuse_to_overflow() -> None:
     shape = KVShape(num_layers=3, num_heads=2, head_dim=16, dtype=torch.float32)
     assert shape.bytes_per_token == 2 * 3 * 2 * 16 * 4
     budget = KVBudget(shape, 10 * shape.bytes_per_token)
-    cache = budget.allocate(7, CPU)
+    (cache,) = budget.allocate([7], CPU)
     assert budget.fits(3) and not budget.fits(4) and budget.ever_fits(10) and not budget.ever_fits(11)
     cache.write(0, torch.zeros(2, 7, 16), torch.zeros(2, 7, 16))
     cache.advance(7)

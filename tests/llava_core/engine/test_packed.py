@@ -3,10 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers.generation import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -14,70 +12,14 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from llava_core.checkpoints import load_model
 from llava_core.engine import PackedEngine, ReferenceEngine, Request, Result, SamplingConfig, check_engine
 from llava_core.engine.samples import sample_seed
 from llava_core.engine.sampling import YesNo, _warped, choose
 from llava_core.errors import ConfigError, ImageReason, PromptReason
+from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 from llava_core.prompts import ask
-from tests.tiny_models import untrained_folder
-
-FLOATS = ("mean_logprob", "min_logprob", "yes_no_margin")
-QUESTIONS = (
-    "What is in this picture?",
-    "What is in this picture, and where?",
-    "How many?",
-    "Describe it in detail, please, from left to right.",
-)
-
-
-def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def load() -> tuple[Any, LLaVAProcessor]:
-    path = untrained_folder()
-    model = load_model(path)
-    # Untrained weights are small, and so are their differences: at larger ones rows end in different tokens.
-    torch.manual_seed(0)
-    for parameter in model.language_model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.12)
-    return model, LLaVAProcessor.from_pretrained(path)
-
-
-MODEL, PROCESSOR = load()
-
-
-def requests_of_every_kind() -> list[Request]:
-    """Mixed sizes, text alone, several images, shared images, bad ones, one to twenty-three new tokens."""
-    made = []
-    sizes = [(40, 130), (131, 44), (56, 56), (300, 200), (17, 90), (112, 113)]
-    for index, (height, width) in enumerate(sizes):
-        for number, question in enumerate(QUESTIONS[: 1 + index % 4]):
-            images: tuple[NDArray[np.uint8], ...] = (photo(height, width, index),)
-            if index == 4:
-                images = (*images, photo(60, 61, 99))
-            sampling = SamplingConfig(max_new_tokens=1 + (7 * index + 5 * number) % 23)
-            made.append(Request(request_id=f"{index}.{number}", prompt=question, images=images, sampling=sampling))
-        made.append(
-            Request(request_id=f"{index}.text", prompt=f"Say {index}.", sampling=SamplingConfig(max_new_tokens=5))
-        )
-    made.insert(3, Request(request_id="bad", prompt="?", images=(b"\xff\xd8\xff\xe0 no more",)))
-    made.insert(9, Request(request_id="empty", prompt="  ", images=(photo(40, 130, 0),)))
-    return made
-
-
-def assert_same(results: list[Result], expected: list[Result]) -> None:
-    assert [result.request_id for result in results] == [result.request_id for result in expected]
-    for result, wanted in zip(results, expected, strict=True):
-        assert result.token_ids == wanted.token_ids, result.request_id
-        for name in FLOATS:
-            measured, exact = getattr(result, name), getattr(wanted, name)
-            assert measured == (exact if exact is None else pytest.approx(exact, abs=2e-5))  # measured 2e-6
-        without = dict.fromkeys(FLOATS)
-        assert replace(result, **without) == replace(wanted, **without)
+from tests.small_engine import MODEL, PROCESSOR, assert_same, photo, requests_of_every_kind
 
 
 @pytest.fixture(scope="module")
@@ -232,74 +174,6 @@ def test_deterministic_results_are_equal_to_the_last_bit_whatever_the_neighbours
         assert fresh.generate([request]) == [result]
 
 
-class Allocator:
-    """Fails as torch's allocator does while more than so many tokens, or tiles, are in one pass."""
-
-    def __init__(self, engine: PackedEngine, max_tokens: int = 10**9, max_tiles: int = 10**9) -> None:
-        self.failures: list[int] = []
-        self.max_tokens, self.max_tiles = max_tokens, max_tiles
-        self.run_pass = engine._runner._pass
-        engine._runner._pass = self.checked_pass  # type: ignore[method-assign]
-
-    def checked_pass(self, pieces: Any, embeds: Any) -> Any:
-        if embeds.shape[1] > self.max_tokens:
-            self.failures.append(embeds.shape[1])
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: 9")
-        return self.run_pass(pieces, embeds)
-
-    def check_tiles(self, _: Any, inputs: tuple[Any, ...]) -> None:
-        if len(inputs[0]) > self.max_tiles:
-            self.failures.append(len(inputs[0]))
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
-def test_out_of_memory_steps_down_and_answers_stay_the_same(expected: list[Result]) -> None:
-    engine = PackedEngine(MODEL, PROCESSOR, batch_size=12, tile_budget=8, prefill_tokens=300)
-    allocator = Allocator(engine, max_tokens=90, max_tiles=3)
-    with MODEL.image_processor.register_forward_pre_hook(allocator.check_tiles):
-        assert_same(engine.generate(requests_of_every_kind()), expected)
-        assert len(allocator.failures) > 1 and engine.batch_size < 12
-        assert engine.tile_budget <= 3 and engine.prefill_tokens <= 90
-        assert engine.budget.used_bytes == 0
-        failures = len(allocator.failures)
-        engine.generate(requests_of_every_kind()[:6])
-    assert len(allocator.failures) == failures  # what fits is remembered
-
-
-def test_what_never_fits_loses_tiles_and_then_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 3
-    pack = MODEL.pack_images
-
-    def checked(patches: Any, *rest: Any) -> Any:
-        if len(patches) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return pack(patches, *rest)
-
-    monkeypatch.setattr(MODEL, "pack_images", checked)
-    engine = PackedEngine(MODEL, PROCESSOR)
-    sampling = SamplingConfig(max_new_tokens=4)
-    large = Request(request_id="large", prompt="What?", images=(photo(300, 310),), sampling=sampling)
-    text = Request(request_id="text", prompt="Say it.", sampling=sampling)
-    shrunk, beside = engine.generate([large, text])
-    assert PROCESSOR.load_media(large.images, (), None).grids == ((2, 2),)
-    assert shrunk.grids in (((1, 2),), ((2, 1),)) and shrunk.error is None
-    assert beside.error is None
-    assert engine.tile_budget == 1 and engine.prefill_tokens == 64  # smaller passes are tried first
-    most = 9
-    assert shrunk.token_ids == ReferenceEngine(MODEL, PROCESSOR).generate([replace(large, max_tiles=2)])[0].token_ids
-    most = 0
-    refused, beside = PackedEngine(MODEL, PROCESSOR).generate([large, text])
-    assert (refused.error, beside.error) == (ImageReason.MEMORY, None)
-    assert engine.budget.used_bytes == 0
-
-
-def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = PackedEngine(MODEL, PROCESSOR)
-    monkeypatch.setattr(MODEL, "pack_images", lambda *_: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        engine.generate([Request(request_id="a", prompt="What?", images=(photo(9, 30),))])
-
-
 def test_yes_no_margin_reads_the_first_tokens_logits() -> None:
     yes_no = YesNo(lambda text: [ord(letter) for letter in text])
     assert yes_no.yes == {ord("y"), ord("Y")} and yes_no.no == {ord("n"), ord("N")}
@@ -319,3 +193,88 @@ def test_language_models_that_are_not_proven_are_refused_before_they_are_loaded(
         check_engine("packed", other)
     with pytest.raises(ConfigError, match="no language model"):
         check_engine("reference", replace(MODEL.config, text=None))
+
+
+def test_models_that_put_image_features_elsewhere_are_refused_before_they_are_loaded() -> None:
+    beside = replace(MODEL.config, placement="concatenate")
+    check_engine("reference", beside)
+    with pytest.raises(ConfigError, match="placement is 'concatenate'; use the reference engine"):
+        check_engine("packed", beside)
+
+
+def test_too_many_images_refuse_their_request_alone() -> None:
+    config = replace(MODEL.config, tiles=replace(MODEL.config.tiles, policy="grid", pinpoints=(), max_images=2))
+    model, processor = LLaVANeXT(config), LLaVAProcessor(PROCESSOR.tokenizer, config)
+    good = Request(request_id="a", prompt="What?", images=(photo(60, 60),), sampling=SamplingConfig(max_new_tokens=3))
+    many = replace(good, request_id="b", images=(photo(60, 60),) * 3)
+    results = PackedEngine(model, processor).generate([good, many, good])
+    assert [result.error for result in results] == [None, PromptReason.TOO_LONG, None]
+
+
+ENGINES = (PackedEngine, ReferenceEngine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_end_that_the_checkpoint_names_ends_an_answer(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request(request_id="a", prompt="Go on.", sampling=SamplingConfig(max_new_tokens=12))
+    whole = engine(MODEL, PROCESSOR).generate([request])[0].token_ids
+    end = next(token for token in whole[4:] if token not in whole[:4])
+    monkeypatch.setattr(MODEL.language_model.generation_config, "eos_token_id", [2, end])
+    result = engine(MODEL, PROCESSOR).generate([request])[0]
+    assert result.token_ids == whole[: whole.index(end) + 1] and result.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_end_of_turn_that_is_no_added_token_ends_an_answer_by_its_words(engine: Any) -> None:
+    request = Request(request_id="a", prompt="Go on.", sampling=SamplingConfig(max_new_tokens=20))
+    whole = engine(MODEL, PROCESSOR).generate([request])[0].text
+    processor = LLaVAProcessor(PROCESSOR.tokenizer, PROCESSOR.config)
+    processor.stop_strings = (whole[5:7],)
+    result = engine(MODEL, processor).generate([request])[0]
+    assert result.text == whole[: whole.index(whole[5:7])].strip() and result.finish_reason == "stop"
+
+
+def test_log_probabilities_of_what_is_drawn_are_the_same_in_both_engines() -> None:
+    drawn = SamplingConfig(max_new_tokens=1, temperature=0.4, top_k=3, top_p=0.9, repetition_penalty=1.2, seed=2)
+    request = Request(request_id="a", prompt="Tell a story.", images=(photo(40, 50),), sampling=drawn)
+    found: dict[str, dict[tuple[int, ...], float]] = {}
+    for engine in ENGINES:
+        results = [
+            engine(MODEL, PROCESSOR).generate([replace(request, sampling=replace(drawn, seed=s))])[0] for s in range(9)
+        ]
+        found[engine.__name__] = {result.token_ids: result.mean_logprob for result in results}
+    packed, reference = found.values()
+    assert len(packed) > 1 and packed.keys() & reference.keys()
+    for token in packed.keys() & reference.keys():
+        assert packed[token] == pytest.approx(reference[token], abs=2e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scores_that_are_no_numbers_refuse_their_request_alone(engine: Any) -> None:
+    good = Request(request_id="good", prompt="Go on.", sampling=SamplingConfig(max_new_tokens=5))
+    drawn = replace(good, request_id="drawn", sampling=SamplingConfig(max_new_tokens=5, temperature=1.0))
+    bad = replace(good, request_id="bad", prompt="What?", images=(photo(50, 60),))
+    expected = engine(MODEL, PROCESSOR, batch_size=1).generate([good, drawn])
+    hook = MODEL.projector.register_forward_hook(lambda _, __, made: made * float("nan"))
+    with hook:
+        results = engine(MODEL, PROCESSOR).generate([good, bad, drawn])
+    assert results[1].error == PromptReason.NOT_FINITE and "after 0 tokens" in str(results[1].error_detail)
+    assert [results[0].token_ids, results[2].token_ids] == [one.token_ids for one in expected]
+    _, chosen = choose(torch.tensor([[1.0, float("nan"), 0.5]]), [drawn.sampling], [[]], [torch.Generator()])
+    assert chosen[0] != chosen[0]
+
+
+def test_a_batch_does_not_run_empty_where_there_are_many_threads() -> None:
+    requests = [
+        Request(
+            request_id=str(number), prompt=f"Say {number}.", sampling=SamplingConfig(max_new_tokens=2 + number % 8 * 4)
+        )
+        for number in range(32)
+    ]
+    engine = PackedEngine(MODEL, PROCESSOR, batch_size=8)
+    engine._lanes.count = 8
+    rows: list[int] = []
+    decode = engine._runner.decode
+    engine._runner.decode = lambda running: (rows.append(len(running)), decode(running))[1]  # type: ignore
+    engine.generate(requests)
+    assert sum(rows) / len(rows) > 4.5  # 3.2 where every place must be empty before one is filled

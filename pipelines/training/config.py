@@ -50,8 +50,8 @@ class TrainConfig:
     seed: int = 0
     """Of the order of samples, and of everything drawn."""
     layout: Layout | None = None
-    """Of the trained model in `model`: "hf" is transformers', "own" keeps what that cannot say. Left out: "hf"; for
-    recipe `tiny`, whose tower is our own, "own"."""
+    """Of the trained model in `model`: "hf" is transformers', "own" keeps what that cannot say. Left out: "hf" where
+    that can say the model, else "own", as for "tiny", whose tower is our own."""
     plan: bool = False
     """Run a few steps of each stage, print samples, steps, tokens/s and what the whole would take, and stop."""
     price_per_hour: float | None = None
@@ -82,7 +82,8 @@ class TrainConfig:
             if not str(getattr(self, name)).strip():
                 raise ConfigError(f"{'model' if name == 'start' else name} is empty; expected text")
         check_choice("train", "recipe", self.recipe, get_args(RecipeName))
-        check_choice("train", "layout", self.written_layout, get_args(Layout))
+        if self.layout is not None:
+            check_choice("train", "layout", self.layout, get_args(Layout))
         for name in ("limit_steps", "limit", "batch_size", "row_tokens", "num_workers", "min_workers", "lora_rank"):
             check_at_least("train", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         for name in ("checkpoint_steps", "keep_checkpoints", "loader_threads"):
@@ -106,11 +107,6 @@ class TrainConfig:
         """What the first stage begins with."""
         begins = FRESH if self.recipe == "tiny" else "tiny"
         return begins if self.model is None else self.model
-
-    @property
-    def written_layout(self) -> Layout:
-        """Of the trained model."""
-        return self.layout or ("own" if self.recipe == "tiny" else "hf")
 
     @property
     def chosen(self) -> Recipe:

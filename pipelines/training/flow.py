@@ -65,7 +65,9 @@ def train(config: TrainConfig, say: Say) -> None:
         raise
     write_record(job, "complete")
     seconds = duration(time.monotonic() - began)
-    say(render_lines({"trained in": seconds, "model": join_uri(job.output, "model"), "report": report(job)}))
+    (written,) = job.works[-1].export.items()
+    model = f"{written[0]}, layout {written[1]}"
+    say(render_lines({"trained in": seconds, "model": model, "report": report(job)}))
 
 
 def report(job: TrainJob) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_core.checkpoints import findable_name, read_config, resolve_model, revision
-from llava_core.errors import ConfigError
+from llava_core.checkpoints import Layout, check_layout, findable_name, read_config, resolve_model, revision
+from llava_core.checkpoints.fresh import fresh_config
+from llava_core.config import ModelConfig
+from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 from pipelines import record
 from pipelines.storage import absolute_uri, filesystem, join_uri, read_json, storage_options
 from pipelines.training.config import TrainConfig
@@ -67,12 +69,13 @@ def settle(config: TrainConfig) -> TrainJob:
 
     Raises:
         ConfigError: an input or a setting is wrong.
-        CheckpointRefused: the model is not there, or cannot be trusted.
+        CheckpointRefused: the model is not there, or cannot be trusted; `layout` cannot say it.
     """
     output = absolute_uri(config.output)
     uris = [output, config.start, *config.input]
     options = next((found for uri in uris if (found := storage_options(uri))), {})
-    start, identity = _beginning(config, options)
+    start, identity, model = _beginning(config, options)
+    layout = layout_of(model, config.layout)
     indexes: dict[str, SourceIndex] = {}
     works: list[StageWork] = []
     settings: dict[str, Any] = {"model": identity, "seed": config.seed, "version": VERSION, "stages": {}}
@@ -99,7 +102,7 @@ def settle(config: TrainConfig) -> TrainJob:
         )
     works[-1] = dataclasses.replace(
         works[-1],
-        export={join_uri(output, "model"): config.written_layout},
+        export={join_uri(output, "model"): layout},
         ends_recipe=config.limit_steps is None and not config.stages,
     )
     return TrainJob(
@@ -112,15 +115,40 @@ def settle(config: TrainConfig) -> TrainJob:
     )
 
 
-def _beginning(config: TrainConfig, options: dict[str, str]) -> tuple[str, str]:
-    """What the first stage loads, and what names its content."""
+def _beginning(config: TrainConfig, options: dict[str, str]) -> tuple[str, str, ModelConfig]:
+    """What the first stage loads, what names its content, and its settings."""
     if config.start == FRESH:
-        return f"{FRESH}:{config.seed}", f"{FRESH}:{config.seed}"
+        return f"{FRESH}:{config.seed}", f"{FRESH}:{config.seed}", fresh_config()
     start = fetch_model(config.start, options) if "://" in config.start else config.start
     folder = resolve_model(start)
-    if read_config(folder).text is None:
+    model = read_config(folder)
+    if model.text is None:
         raise ConfigError(f"{config.start} has no language model; training needs one")
-    return config.start if "://" in config.start else findable_name(config.start, folder), revision(folder)
+    name = config.start if "://" in config.start else findable_name(config.start, folder)
+    return name, revision(folder), model
+
+
+def layout_of(model: ModelConfig, asked: Layout | None) -> Layout:
+    """The layout that a trained model is written in: what was asked for, else "hf" where that can say it, else "own".
+
+    Args:
+        model: settings of the one that training begins with.
+        asked: `--layout`.
+
+    Raises:
+        CheckpointRefused: NOT_EXPRESSIBLE: the layout that was asked for cannot say the model.
+
+    Example:
+        >>> layout_of(fresh_config(), None)
+        'own'
+    """
+    try:
+        check_layout(model, asked or "hf")
+    except CheckpointRefused as refusal:
+        if asked is not None or refusal.reason is not CheckpointReason.NOT_EXPRESSIBLE:
+            raise
+        return "own"
+    return asked or "hf"
 
 
 def _index(inputs: Sequence[str], known: dict[str, SourceIndex], limit: int | None) -> tuple[SourceIndex, ...]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoProcessor
 
-from llava_core.checkpoints import export_checkpoint, load_model, read_config, save_model
+from llava_core.checkpoints import check_layout, export_checkpoint, load_model, read_config, save_model
 from llava_core.checkpoints.standard import canonical, standard_config
 from llava_core.checkpoints.untrained import byte_tokenizer, fill, untrained_config
 from llava_core.config import CLIP_STD, ModelConfig, VideoConfig, plan_tiles
@@ -71,6 +71,9 @@ def test_what_a_layout_cannot_say_is_refused_and_kept_by_ours(
         with pytest.raises(CheckpointRefused) as caught:
             save_model(model, tmp_path / layout, layout)  # type: ignore[arg-type]
         assert caught.value.reason is CheckpointReason.NOT_EXPRESSIBLE
+        with pytest.raises(CheckpointRefused) as beforehand:
+            check_layout(config, layout)  # type: ignore[arg-type]
+        assert str(beforehand.value) == str(caught.value)
         assert re.search(says, caught.value.detail)
         assert not (tmp_path / layout).exists()
     for layout in {"own", *BOTH} - set(layouts):

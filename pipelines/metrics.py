@@ -50,7 +50,7 @@ DONE = _gauge("progress_done", "units done, earlier runs' included", "unit")
 ALL = _gauge("progress_expected", "units in all", "unit")
 RATE = _gauge("progress_rate", "units a second, of this call", "unit")
 LEFT = _gauge("progress_eta_seconds", "seconds until the end at this rate", "unit")
-MOVED = _gauge("progress_moved_seconds", "when a unit was last done, in seconds since 1970", "unit")
+MOVED = _gauge("progress_moved_seconds", "when a unit was last made, in seconds since 1970", "unit")
 ROWS = _counter("rows", "rows made, by status and, of rejected ones, reason", "status", "reason")
 TOKENS = _counter("tokens", "tokens of rows made: prompt, image (part of the prompt) and generated", "kind")
 TILES = _counter("tiles", "tiles of the rows' first images, the base tile of each included")
@@ -99,21 +99,22 @@ def report_start() -> None:
     _set(START, _started[-1])
 
 
-def report_progress(done: int, expected: int, rate: float, unit: str) -> None:
-    """Say how far a job is.
+def report_progress(done: int, expected: int, rate: float, unit: str, moved: float) -> None:
+    """Say how far a job is; again and again, since Ray serves a gauge only for a while.
 
     Args:
         done: units, those of earlier calls included.
         expected: units in all.
         rate: units a second of this call.
         unit: what they are.
+        moved: when one was last made, committed or not yet, in seconds since 1970.
     """
     if _started:
         _set(START, _started[-1])
     _set(DONE, done, unit=unit)
     _set(ALL, expected, unit=unit)
     _set(RATE, rate, unit=unit)
-    _set(MOVED, time.time(), unit=unit)
+    _set(MOVED, moved, unit=unit)
     if rate > 0:
         _set(LEFT, max(0, expected - done) / rate, unit=unit)
 

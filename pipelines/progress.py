@@ -1,8 +1,8 @@
 """What a person sees while a job works: a line with the rate and the time left, logs, and an alarm when nothing moves.
 
 Lines go to a stream (standard error by default): one that is written over on a terminal, one each few seconds
-elsewhere. The same figures go to `metrics`. What this does *not* do: count for the record; those counts come from the
-table (`accounts`).
+elsewhere. The same figures go to `metrics`, and again while nothing moves, or the alarm of a job that stalls would lose
+sight of it. What this does *not* do: count for the record; those counts come from the table (`accounts`).
 """
 
 import logging
@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
@@ -20,7 +21,8 @@ from pipelines.errors import StalledError
 T = TypeVar("T")
 _TERMINAL_SECONDS = 0.2
 _STREAM_SECONDS = 10.0
-_METRIC_SECONDS = 1.0
+_METRIC_SECONDS = 5.0
+"""Between the same figures for `metrics`: Ray forgets a gauge that is not set again for some 20 seconds."""
 _RATE_SECONDS = 60.0
 """How far back the rate of tokens looks."""
 
@@ -56,19 +58,22 @@ class Progress:
         self._written = ""
         self._now = 0
         self._rejected = 0
-        self._start = self._last = self._told = clock()
+        self._start = self._last = clock()
+        self._moved = time.time()
         self._under_way = 0
         self._marks: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._tell()
+        # the thread does not hold it: one that an error leaves unclosed says nothing any more
+        threading.Thread(target=_keep_telling, args=(weakref.ref(self), self._closed), daemon=True).start()
 
     def add(self, rows: int, *, rejected: int = 0) -> None:
         """Note rows that are done, rejected ones among them, and write a line if it is time."""
         with self._lock:
             self._now += rows
             self._rejected += rejected
-            if self._clock() - self._told >= _METRIC_SECONDS:
-                self._tell()
+            self._moved = time.time()
             self._write_if_due()
 
     def note(self, rows: int, tokens: int) -> None:
@@ -79,6 +84,8 @@ class Progress:
             tokens: that they took. From then on rate and time left are those of tokens, over the last minute.
         """
         with self._lock:
+            if rows > self._under_way:
+                self._moved = time.time()
             self._under_way = rows
             now = self._clock()
             self._marks.append((now, tokens))
@@ -87,7 +94,8 @@ class Progress:
             self._write_if_due()
 
     def close(self) -> None:
-        """Write the last line."""
+        """Write the last line, and tell `metrics` no more."""
+        self._closed.set()
         with self._lock:
             self._under_way = 0
             self._tell()
@@ -141,8 +149,12 @@ class Progress:
             self._write(final=False)
 
     def _tell(self) -> None:
-        self._told = self._clock()
-        metrics.report_progress(self._earlier + self._now, self._total, self.rate, self._unit)
+        metrics.report_progress(self._earlier + self._now, self._total, self.rate, self._unit, self._moved)
+
+    def _tell_again(self) -> None:
+        with self._lock:
+            if not self._closed.is_set():
+                self._tell()
 
     def _write(self, *, final: bool) -> None:
         self._last = self._clock()
@@ -156,6 +168,15 @@ class Progress:
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def _keep_telling(held: "weakref.ref[Progress]", closed: threading.Event) -> None:
+    while not closed.wait(_METRIC_SECONDS):
+        progress = held()
+        if progress is None:
+            return
+        progress._tell_again()
+        del progress
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipelines import metrics
 from pipelines.errors import StalledError
 from pipelines.progress import Progress, setup_logging, watched
 
@@ -102,6 +103,69 @@ def test_quiet_writes_nothing() -> None:
     progress.close()
     assert stream.getvalue() == ""
     assert Progress(0, stream=stream, clock=clock).line().startswith("0 of 0 images (100.0 %)")
+
+
+Told = list[tuple[int, int, float, str, float]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What `metrics` is told, again each 20 ms."""
+    seen: Told = []
+    monkeypatch.setattr(metrics, "report_progress", lambda *values: seen.append(values))
+    monkeypatch.setattr("pipelines.progress._METRIC_SECONDS", 0.02)
+    return seen
+
+
+def repeats(told: Told, count: int) -> Told:
+    """What was told since, so many times."""
+    start, until = len(told), time.monotonic() + 10
+    while len(told) < start + count and time.monotonic() < until:
+        time.sleep(0.01)
+    return told[start : start + count]
+
+
+def test_a_job_in_which_nothing_moves_says_so_again_and_again(told: Told) -> None:
+    clock = Clock()
+    progress = Progress(50, done=10, unit="steps", quiet=True, clock=clock)
+    start = told[0][4]
+    assert told[0] == (10, 50, 0.0, "steps", start)
+    assert time.time() - start < 10
+    clock.now += 4
+    assert repeats(told, 3) == [(10, 50, 0.0, "steps", start)] * 3
+    progress.add(6)
+    again = repeats(told, 4)[1:]
+    moved = again[0][4]
+    assert moved > start
+    assert again == [(16, 50, 1.5, "steps", moved)] * 3
+    progress.close()
+    length = len(told)
+    assert told[-1] == (16, 50, 1.5, "steps", moved)
+    time.sleep(0.2)
+    assert len(told) == length, "a closed one says nothing"
+
+
+def test_rows_of_unfinished_fragments_move_a_job(told: Told) -> None:
+    progress = Progress(1000, quiet=True)
+    start = told[0][4]
+    progress.note(0, 0)
+    assert {one[4] for one in repeats(told, 3)} == {start}
+    progress.note(7, 210)
+    moved = repeats(told, 3)[-1][4]
+    assert moved > start
+    progress.note(7, 400)
+    assert {one[4] for one in repeats(told, 3)} == {moved}
+    progress.close()
+
+
+def test_a_progress_that_nobody_holds_says_nothing_any_more(told: Told) -> None:
+    progress = Progress(50, quiet=True)
+    assert len(repeats(told, 2)) == 2
+    del progress
+    time.sleep(0.1)
+    length = len(told)
+    time.sleep(0.2)
+    assert len(told) == length
 
 
 def test_watched_gives_all_items_in_order_and_passes_errors_on() -> None:

@@ -21,7 +21,7 @@ from pipelines.progress import duration
 from pipelines.storage import join_uri, write_json
 from pipelines.training.config import TrainConfig
 from pipelines.training.group import run_workers
-from pipelines.training.job import TrainJob, check_record, remove_changed, settle
+from pipelines.training.job import TrainJob, check_record, recorded, remove_changed, settle
 from pipelines.training.loop import StageWork
 from pipelines.training.plan import say_plan
 from pipelines.training.report import write_report
@@ -51,7 +51,7 @@ def train(config: TrainConfig, say: Say) -> None:
     if config.plan:
         say_plan(config, missing, scaling, workers, say)
         return
-    remove_changed(job)
+    remove_changed(job, missing)
     write_record(job, "running")
     for work in missing:
         rows = sum(index.num_rows for index in work.inputs)
@@ -103,13 +103,14 @@ def scale(
 
 
 def write_record(job: TrainJob, status: str) -> None:
-    """Write what the run is, and how it stands."""
+    """Write what the run is, and how it stands; stages of an earlier run stay named, whose folders are still there."""
+    earlier = (recorded(job) or {}).get("identities", {})
     values = {
         "job": "train",
         "status": status,
         "settings": job.settings,
         "data": job.data,
-        "identities": {work.stage.name: work.identity for work in job.works},
+        "identities": {**earlier, **{work.stage.name: work.identity for work in job.works}},
         "versions": record.run_versions(),
         "config": {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(job.config).items()},
         "at": record.now_utc(),

@@ -15,12 +15,12 @@ from llava_core.checkpoints.fresh import fresh_config
 from llava_core.config import ModelConfig
 from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 from pipelines import record
-from pipelines.storage import absolute_uri, filesystem, join_uri, read_json, storage_options
+from pipelines.storage import absolute_uri, filesystem, is_local, join_uri, local_path, read_json, storage_options
 from pipelines.training.config import TrainConfig
 from pipelines.training.export import fetch_model, read_marker
 from pipelines.training.loop import StageWork
 from pipelines.training.recipes import FRESH
-from pipelines.training.sources import SourceIndex, index_inputs
+from pipelines.training.sources import SourceIndex, index_inputs, is_class
 
 VERSION = 1
 """Raised when the same settings and data give other numbers."""
@@ -105,6 +105,7 @@ def settle(config: TrainConfig) -> TrainJob:
         export={join_uri(output, "model"): layout},
         ends_recipe=config.limit_steps is None and not config.stages,
     )
+    _check_apart(works, config.start)
     return TrainJob(
         config=config,
         output=output,
@@ -157,10 +158,32 @@ def _index(inputs: Sequence[str], known: dict[str, SourceIndex], limit: int | No
     return tuple(known[uri] for uri in inputs)
 
 
+def _check_apart(works: Sequence[StageWork], start: str) -> None:
+    """Refuse to write over what is read."""
+    read = [start, *(uri for work in works for uri in work.stage.inputs if not is_class(uri))]
+    for target in (uri for work in works for uri in (work.output, *work.export)):
+        for uri in read:
+            if f"{_resolved(uri)}/".startswith(f"{_resolved(target)}/"):
+                raise ConfigError(f"{uri} is read, but {target} would be written over it; give another --output")
+
+
+def _resolved(uri: str) -> str:
+    return str(local_path(uri).resolve()) if is_local(uri) else absolute_uri(uri)
+
+
 def plain_settings(stage: Any) -> dict[str, Any]:
     """A stage as JSON values."""
     plain: dict[str, Any] = dataclasses.asdict(stage)
     return plain | {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+
+
+def recorded(job: TrainJob) -> dict[str, Any] | None:
+    """The record of the run that the output holds, if it holds one."""
+    try:
+        found: dict[str, Any] = read_json(job.record_uri, job.options)
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def check_record(job: TrainJob) -> None:
@@ -169,20 +192,40 @@ def check_record(job: TrainJob) -> None:
     Stages that they do not change stay as they are with `--overwrite`; the others are trained anew.
 
     Raises:
-        ConfigError: the output holds a run with other settings or data, and `--overwrite` was not given.
+        ConfigError: the output holds a run with other settings or data, and `--overwrite` was not given; or a folder
+            that training writes is there already and is no run's.
     """
-    try:
-        before = read_json(job.record_uri, job.options)
-    except FileNotFoundError:
-        return
-    if job.config.overwrite:
+    before = recorded(job)
+    for work in job.works:
+        for target in (work.output, *work.export):
+            if _exists(target, job) and not _is_ours(target, work, before):
+                raise ConfigError(
+                    f"{target} is there already, and no run in {job.output} has made it; move it away, or give another "
+                    "--output"
+                )
+    if before is None or job.config.overwrite:
         return
     advice = "run the command as it was, give another --output, or --overwrite to train anew what this changes"
-    for uri, fingerprint in job.data.items():
-        if before["data"].get(uri, fingerprint) != fingerprint:
-            raise ConfigError(f"{uri} has changed since the run in {job.output} began; put it back, or {advice}")
     if differs := difference(before["settings"], job.settings):
         raise ConfigError(f"{job.output} holds a run with other settings ({differs}); {advice}")
+    for uri, fingerprint in job.data.items():
+        if before["data"].get(uri, fingerprint) != fingerprint:
+            raise ConfigError(
+                f"{uri} has changed since the run in {job.output} began, or --limit takes other rows of it; put it "
+                f"back, or {advice}"
+            )
+
+
+def _exists(target: str, job: TrainJob) -> bool:
+    store, place = filesystem(target, job.options)
+    return bool(store.exists(place))
+
+
+def _is_ours(target: str, work: StageWork, before: Mapping[str, Any] | None) -> bool:
+    """Whether a recorded run has made a folder: its stages' are named; an export, any run writes to the same place."""
+    if before is None:
+        return False
+    return target in work.export or work.stage.name in before["identities"]
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
@@ -201,19 +244,13 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "
     return ""
 
 
-def remove_changed(job: TrainJob) -> None:
-    """Remove what other settings have left in the folders of stages that are not done."""
-    for work in job.missing:
+def remove_changed(job: TrainJob, missing: Sequence[StageWork]) -> None:
+    """Remove what a recorded run with other settings has left in the folders of stages that are not done."""
+    before = recorded(job)
+    for work in missing:
+        if before is None or before["identities"].get(work.stage.name) == work.identity:
+            continue
         for target in (work.output, *work.export):
-            store, place = filesystem(target, job.options)
-            if store.exists(place) and _identity_of(work, job) != work.identity:
+            if _exists(target, job) and _is_ours(target, work, before):
+                store, place = filesystem(target, job.options)
                 store.rm(place, recursive=True)
-
-
-def _identity_of(work: StageWork, job: TrainJob) -> str | None:
-    try:
-        identities = read_json(job.record_uri, job.options)["identities"]
-    except FileNotFoundError:
-        return None
-    found: str | None = identities.get(work.stage.name)
-    return found

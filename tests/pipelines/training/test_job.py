@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from llava_core.errors import CheckpointRefused
+from llava_core.errors import CheckpointRefused, ConfigError
 from pipelines.training.config import TrainConfig
-from pipelines.training.job import settle
+from pipelines.training.flow import write_record
+from pipelines.training.job import TrainJob, check_record, remove_changed, settle
 from tests.pipelines.training import cases
 
 
@@ -31,3 +32,66 @@ def test_the_layout_is_one_that_can_say_the_model(folder: Path, tmp_path: Path) 
     # before three stages are trained, not after
     with pytest.raises(CheckpointRefused, match=r'layout "hf" .*stem_vision_model.*write layout "own"'):
         settle(dataclasses.replace(default, layout="hf"))
+
+
+def written(job: TrainJob) -> list[Path]:
+    """A file in every folder that a job writes."""
+    files = [Path(folder, "file") for work in job.works for folder in (work.output, *work.export)]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    return files
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["align", "model"])
+def test_a_folder_that_no_run_has_made_is_never_removed(
+    folder: Path, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    (tmp_path / name).mkdir()
+    job = settle(config(folder, tmp_path, overwrite=overwrite))
+    with pytest.raises(ConfigError, match=f"{tmp_path / name} is there already, and no run"):
+        check_record(job)
+    remove_changed(job, job.missing)
+    assert (tmp_path / name).exists()
+
+
+def test_overwriting_removes_what_recorded_runs_made_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    two = settle(config(folder, tmp_path, stages=("align", "instruct"), epochs=3.0))
+    files = written(two)
+    write_record(two, "complete")
+    # a later run of fewer stages does not forget whose the other folder is
+    write_record(settle(config(folder, tmp_path, stages=("align",), epochs=3.0)), "complete")
+    check_record(settle(config(folder, tmp_path, stages=("align",), epochs=3.0)))
+    changed = settle(config(folder, tmp_path, overwrite=True))
+    (tmp_path / "highres").mkdir()
+    with pytest.raises(ConfigError, match="highres is there already"):
+        check_record(changed)
+    remove_changed(changed, changed.missing)
+    assert not any(file.exists() for file in files) and (tmp_path / "highres").exists()
+    (tmp_path / "highres").rmdir()
+    check_record(changed)
+
+
+def test_an_interrupted_run_keeps_its_folders(folder: Path, tmp_path: Path) -> None:
+    job = settle(config(folder, tmp_path))
+    files = written(job)
+    write_record(job, "stopped")
+    check_record(job)
+    remove_changed(job, job.missing)
+    assert all(file.exists() for file in files)
+
+
+def test_what_is_read_is_never_written_over(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/model").symlink_to(folder / "untrained")
+    with pytest.raises(ConfigError, match=r"untrained is read, but .*out/model would be written over it"):
+        settle(config(folder, tmp_path / "out"))
+    cases.write_corpus(tmp_path / "new/align/corpus", 4, wrong=False)
+    inside = config(folder, tmp_path / "new")
+    inside = dataclasses.replace(inside, input=(str(tmp_path / "new/align/corpus/data.json"),))
+    with pytest.raises(ConfigError, match=r"data.json is read, but .*new/align would be written over it"):
+        settle(inside)
+    # beside them is fine, and a name is compared whole
+    (tmp_path / "new/align").rename(tmp_path / "new/aligned")
+    settle(dataclasses.replace(inside, input=(str(tmp_path / "new/aligned/corpus/data.json"),)))

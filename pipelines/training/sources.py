@@ -24,7 +24,7 @@ from llava_core.image_headers import read_header
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_settings import DEFAULT_COLUMNS, CorpusSettings
 from pipelines.fragments import CorpusRow, Fragment
-from pipelines.storage import StorageOptions, exists, filesystem, fsspec_options, join_uri, storage_options
+from pipelines.storage import StorageOptions, corpus_options, exists, filesystem, join_uri, storage_options
 from pipelines.tables import open_table
 
 SETTINGS = CorpusSettings(rows_per_fragment=64, require_images=False)
@@ -122,7 +122,7 @@ def _index(uri: str, limit: int | None) -> SourceIndex:
         return SourceIndex(kind="class", uri=uri, fingerprint=source.fingerprint, rows=tuple(source.units))
     if exists(join_uri(uri, "_delta_log")):
         return _index_shards(uri, limit)
-    fragments = tuple(plan_corpus([uri], limit=limit, storage_options=_options(uri), settings=SETTINGS))
+    fragments = tuple(plan_corpus([uri], limit=limit, storage_options=corpus_options(uri, None), settings=SETTINGS))
     names = [one.fragment_id for one in fragments]
     rows = tuple(one.num_rows for one in fragments)
     return SourceIndex(kind="corpus", uri=uri, fingerprint=_hash(names), rows=rows, fragments=fragments)
@@ -146,9 +146,9 @@ def _index_shards(uri: str, limit: int | None) -> SourceIndex:
             files.append((path, group))
             rows.append(metadata.row_group(group).num_rows)
     taken = len(rows) if limit is None else next((n for n in range(len(rows)) if sum(rows[:n]) >= limit), len(rows))
-    return SourceIndex(
-        kind="shards", uri=uri, fingerprint=_hash(paths), rows=tuple(rows[:taken]), files=tuple(files[:taken])
-    )
+    files, rows = files[:taken], rows[:taken]
+    names = [f"{path}:{group}:{count}" for (path, group), count in zip(files, rows, strict=True)]
+    return SourceIndex(kind="shards", uri=uri, fingerprint=_hash(names), rows=tuple(rows), files=tuple(files))
 
 
 def open_source(index: SourceIndex, options: StorageOptions | None = None) -> Source:
@@ -258,7 +258,10 @@ class CorpusSource:
         """Rows of a fragment; their bytes are read with them."""
         fragment = self.index.fragments[unit]
         rows = read_fragment(
-            fragment, storage_options=_options(self.index.uri, self.options), columns=DEFAULT_COLUMNS, settings=SETTINGS
+            fragment,
+            storage_options=corpus_options(self.index.uri, self.options),
+            columns=DEFAULT_COLUMNS,
+            settings=SETTINGS,
         )
         return [corpus_row(row) for row in rows]
 
@@ -274,10 +277,6 @@ def corpus_row(row: CorpusRow) -> TrainRow:
     turns = None if row.conversations is None else json.loads(row.conversations)
     images = row.images
     return TrainRow(uid=row.uid, turns=turns, text=row.text, sizes=sizes, load=lambda: images)
-
-
-def _options(uri: str, options: StorageOptions | None = None) -> dict[str, Any]:
-    return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
 
 
 def _hash(names: Sequence[str]) -> str:

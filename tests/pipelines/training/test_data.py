@@ -202,6 +202,14 @@ def test_shards_are_read_by_row_group_and_images_only_when_asked_for(tmp_path: P
         assert one.sizes == (Size(20 + number % 7, 30 + number % 5),)
 
 
+def test_another_limit_is_other_data_and_a_limit_beyond_all_rows_is_none(tmp_path: Path) -> None:
+    uri = shards(tmp_path)
+    ((whole,), (some,), (all_of_it,)) = (index_inputs([uri], limit=limit) for limit in (None, 4, 1000))
+    assert 4 <= some.num_rows < whole.num_rows == 20
+    assert some.rows == whole.rows[: len(some.rows)] and some.files == whole.files[: len(some.rows)]
+    assert some.fingerprint != whole.fingerprint and all_of_it == whole
+
+
 def test_a_missing_shard_and_a_table_of_something_else_stop_before_any_work(tmp_path: Path) -> None:
     uri = shards(tmp_path)
     next(Path(uri, "status=ok").iterdir()).unlink()

@@ -7,7 +7,8 @@ are new or changed are read. Which rows a fragment has is noted beside the table
     {table}/_rows/{run_id}.parquet      fragment_id, uid, row_version
 
 A fragment's id is a hash of its rows' files, so what is noted can be incomplete (those rows are read again) but never
-wrong. Containers are one object each: one that changed is another, and none of its rows is known.
+wrong. Containers are one object each: one that changed is another, and none of its rows is known; they are noted as a
+whole. The same notes tell which fragments hold rows of today's plan although another input brought them.
 What this does *not* do: read images, plan fragments (`corpus`), commit (`tables`).
 """
 
@@ -15,7 +16,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,10 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import TableError
-from pipelines.fragments import Fragment, make_fragment
+from pipelines.fragments import Fragment, make_fragment, make_uid
 from pipelines.row_refs import RowRef
 from pipelines.storage import StorageOptions, join_uri, open_uri, read_bytes, write_bytes
-from pipelines.tables import PARTITION, open_table
+from pipelines.tables import PARTITION, committed_fragments, open_table
 
 NOTES = "_rows"
 """Folder of the notes, in the table's own; Delta and `vacuum` leave such names alone."""
@@ -132,17 +133,58 @@ def note_rows(
     parts = []
     for fragment in fragments:
         planned.add(fragment.fragment_id)
-        names = _names(fragment)
+        names = _noted(fragment)
         # arrays at once: a million tuples of strings would weigh ten times as much
         columns = [[fragment.fragment_id] * len(names), [uid for uid, _ in names], [version for _, version in names]]
         parts.append(pa.table(columns, schema=_NOTE))
     earlier = _read_notes(table_uri, run_id, storage_options)
-    stale = pa.array(sorted(_live_files(table_uri, run_id, storage_options).keys() - planned), pa.string())
-    notes = pa.concat_tables([*parts, earlier.filter(pc.is_in(earlier["fragment_id"], value_set=stale))])
+    others = set(earlier["fragment_id"].to_pylist()) - planned
+    kept = pa.array(
+        sorted(committed_fragments(table_uri, run_id, others, storage_options=storage_options)), pa.string()
+    )
+    notes = pa.concat_tables([*parts, earlier.filter(pc.is_in(earlier["fragment_id"], value_set=kept))])
     if notes.num_rows:
         sink = io.BytesIO()
         pq.write_table(notes, sink, compression="zstd")
         write_bytes(_notes_uri(table_uri, run_id), sink.getvalue(), storage_options)
+
+
+def find_overlaps(
+    table_uri: str,
+    run_id: str,
+    planned: Sequence[Fragment],
+    *,
+    apart_from: Set[str] = frozenset(),
+    storage_options: StorageOptions | None = None,
+) -> dict[str, bool]:
+    """Find fragments that the table holds of a run, that are not planned, and that share rows with planned ones.
+
+    One folder within another, named in separate calls, is cut into other fragments, so its rows would stand twice.
+
+    Args:
+        table_uri: the table.
+        run_id: the run.
+        planned: all of today's plan.
+        apart_from: fragments that are known to leave.
+        storage_options: see `storage.storage_options`; None reads the environment.
+
+    Returns:
+        By fragment id, whether today's plan has all of its rows.
+    """
+    notes = _read_notes(table_uri, run_id, storage_options)
+    expected = pa.array([*(fragment.fragment_id for fragment in planned), *apart_from], pa.string())
+    notes = notes.filter(pc.invert(pc.is_in(notes["fragment_id"], value_set=expected)))
+    names = set(notes["fragment_id"].to_pylist())
+    live = committed_fragments(table_uri, run_id, names, storage_options=storage_options)
+    notes = notes.filter(pc.is_in(notes["fragment_id"], value_set=pa.array(sorted(live), pa.string())))
+    if not notes.num_rows:
+        return {}
+    wanted = set(notes["uid"].to_pylist())
+    here = {uid for fragment in planned for uid, _ in _noted(fragment) if uid in wanted}
+    found: dict[str, list[bool]] = {}
+    for name, uid in zip(notes["fragment_id"].to_pylist(), notes["uid"].to_pylist(), strict=True):
+        found.setdefault(name, []).append(uid in here)
+    return {name: all(shared) for name, shared in found.items() if any(shared)}
 
 
 def unknown_rows(fragment: Fragment, known: Known) -> tuple[Fragment, tuple[int, ...]]:
@@ -217,6 +259,11 @@ def _names(fragment: Fragment) -> list[tuple[str, str]]:
     if fragment.kind != "files":
         return []
     return [(fragment.row_uid(index), row_version(row)) for index, row in enumerate(fragment.rows)]
+
+
+def _noted(fragment: Fragment) -> list[tuple[str, str]]:
+    """What is noted of a fragment: (uid, row_version) of each row; of a container one line, which no row's is."""
+    return _names(fragment) if fragment.container is None else [(make_uid(fragment.container.uri, ""), "")]
 
 
 def _notes_uri(table_uri: str, run_id: str) -> str:

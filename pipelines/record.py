@@ -128,7 +128,8 @@ def merged_fragments(
     """
     merged = {source: list(ids) for source, ids in (earlier.fragments if earlier else {}).items()}
     for source, ids in planned.items():
-        kept = [] if finished else [one for one in merged.get(source, []) if one not in set(ids)]
+        today = set(ids)
+        kept = [] if finished else [one for one in merged.get(source, []) if one not in today]
         merged[source] = kept + list(ids)
     return merged
 

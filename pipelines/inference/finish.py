@@ -6,14 +6,16 @@ from typing import Any, Literal
 
 import ray
 
+from llava_core.errors import ConfigError
 from pipelines import accounts, record, tables, upkeep
 from pipelines.accounts import Counts, check_accounts
 from pipelines.cli import Accounts, Say, render_accounts
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.gallery import write_gallery
-from pipelines.inference.job import InferenceJob, missing_works
+from pipelines.inference.job import InferenceJob, missing_works, noted_fragments
 from pipelines.inference.run_report_page import write_run_report
 from pipelines.inference.work import total_rows
+from pipelines.known_rows import find_overlaps
 from pipelines.record import RunRecord
 from pipelines.storage import is_local, join_uri
 
@@ -21,11 +23,27 @@ GALLERY, REPORT = "gallery.html", "run_report.html"
 
 
 def stale_fragments(job: InferenceJob) -> set[str]:
-    """Fragments in the table whose file has changed or gone since an earlier call with the same settings."""
+    """Find the fragments in the table that have to leave once this job's are in.
+
+    Their file has changed or gone since an earlier call with the same settings, or an earlier call named a part of
+    today's inputs by itself, so that its rows are in today's fragments too.
+
+    Raises:
+        ConfigError: an earlier call's fragment holds rows of today's inputs and others besides.
+    """
     spec = job.spec
+    place: dict[str, Any] = {"storage_options": spec.storage_options}
     earlier = RunRecord.read(spec.table_uri, job.run_id, spec.storage_options)
     stale = record.stale_fragments(earlier, job.planned)
-    return tables.committed_fragments(spec.table_uri, job.run_id, stale, storage_options=spec.storage_options)
+    overlaps = find_overlaps(spec.table_uri, job.run_id, noted_fragments(job), apart_from=stale, **place)
+    if partly := {name for name, covered in overlaps.items() if not covered}:
+        recorded = earlier.fragments if earlier else {}
+        sources = sorted(source for source, ids in recorded.items() if partly.intersection(ids))
+        raise ConfigError(
+            f"{spec.table_uri} holds rows of {', '.join(job.sources)} from an earlier call for {', '.join(sources)}, "
+            "together with rows that are not in today's --input; name both in one --input, or use another --output"
+        )
+    return tables.committed_fragments(spec.table_uri, job.run_id, stale, **place) | overlaps.keys()
 
 
 def is_settled(job: InferenceJob, *, overwrite: bool) -> bool:
@@ -58,7 +76,7 @@ def finish(
         report = tables.commit(
             spec.table_uri, (), run_id=job.run_id, schema=spec.inquiry.schema, stale=stale, storage_options=options
         )
-        say(f"{len(report.withdrawn)} fragment(s) of files that changed or went were taken out")
+        say(f"{len(report.withdrawn)} fragment(s) of files that changed, went or are in others now were taken out")
     for other in sorted(other_runs(job)) if config.overwrite else ():
         upkeep.overwrite(spec.table_uri, run_id=other, storage_options=options)
         say(f"run {other} was taken out (--overwrite); older versions of the table still show it")

@@ -172,14 +172,23 @@ def with_known(job: InferenceJob, works: Sequence[Work]) -> list[Work]:
     """
     options = job.spec.storage_options
     plain = [work.fragment for work in works if _is_plain(work)]
+    if not plain:
+        return list(works)
     known = find_known(job.spec.table_uri, job.run_id, plain, storage_options=options)
     return [dataclasses.replace(work, known=known.get(work.work_id, NOTHING_KNOWN)) for work in works]
 
 
 def note_works(job: InferenceJob) -> None:
     """Note which rows the fragments of a job have, before any of them is committed."""
-    fragments = (work.fragment for work in job.works if _is_plain(work))
-    note_rows(job.spec.table_uri, job.run_id, fragments, storage_options=job.spec.storage_options)
+    note_rows(job.spec.table_uri, job.run_id, noted_fragments(job), storage_options=job.spec.storage_options)
+
+
+def noted_fragments(job: InferenceJob) -> list[Fragment]:
+    """Return the fragments of a job under the names that they are committed by."""
+    return [
+        work.fragment if _is_plain(work) else dataclasses.replace(work.fragment, fragment_id=work.work_id)
+        for work in job.works
+    ]
 
 
 def _is_plain(work: Work) -> bool:
@@ -191,7 +200,7 @@ def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -
     """Name a run by everything that changes a row, and nothing else.
 
     Not in it: the inputs (a corpus that grows stays the same run), the batch size, the workers. `--limit` is in it,
-    because it cuts a fragment, whose rows would then be in the table twice.
+    because it cuts a fragment, whose rows would then be in the table twice; and with it the inputs, which say where.
     """
     identity = dataclasses.asdict(settings) | {
         "stage": [inquiry.job, inquiry.version],
@@ -201,7 +210,7 @@ def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -
         "dtype": config.dtype,
         "quantize": config.quantize,
         "engine": config.engine,
-        "limit": config.limit,
+        "limit": None if config.limit is None else [config.limit, *map(normalise, config.input)],
     }
     return record.run_id({name: value for name, value in identity.items() if name not in _UNNAMED})
 

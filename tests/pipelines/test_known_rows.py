@@ -11,7 +11,16 @@ from pipelines.corpus import plan_corpus
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.errors import TableError
 from pipelines.fragments import Fragment, make_uid
-from pipelines.known_rows import Known, count_known, find_known, note_rows, row_version, take_over, unknown_rows
+from pipelines.known_rows import (
+    Known,
+    count_known,
+    find_known,
+    find_overlaps,
+    note_rows,
+    row_version,
+    take_over,
+    unknown_rows,
+)
 from pipelines.parts import write_fragment
 from pipelines.row_refs import RowRef
 from pipelines.tables import commit
@@ -170,9 +179,28 @@ def test_containers_have_no_known_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"image": "x.jpg", "text": "one"}\n')
     (fragment,) = plan_corpus([str(tmp_path / "a.jsonl")])
     note_rows(str(tmp_path / "table"), "run", [fragment])
-    assert not (tmp_path / "table").exists()
     assert find_known(str(tmp_path / "table"), "run", [fragment]) == {}
     assert unknown_rows(fragment, Known()) == (fragment, (0,))
+
+
+def test_fragments_of_another_input_are_found_by_the_rows_that_they_share(folder: Path, tmp_path: Path) -> None:
+    uri, inner = str(tmp_path / "table"), folder / "inner"
+    inner.mkdir()
+    for number in range(5):
+        (inner / f"{number}.jpg").write_text(f"{number} inner")
+    job(inner, uri)
+    (part,) = plan(inner)
+    whole = plan(folder)
+    assert find_overlaps(uri, "run", whole) == {part.fragment_id: True}
+    assert find_overlaps(uri, "other", whole) == {}
+    assert find_overlaps(uri, "run", whole, apart_from={part.fragment_id}) == {}
+    assert find_overlaps(uri, "run", plan_corpus([str(folder / "0*.jpg")], settings=SMALL)) == {}
+    assert find_overlaps(uri, "run", plan_corpus([str(inner / "[0-3].jpg")])) == {part.fragment_id: False}
+    # after a compaction no file names a fragment, and its rows are still there
+    job(folder, uri, only=1)
+    DeltaTable(uri).optimize.compact()
+    note_rows(uri, "run", whole)
+    assert find_overlaps(uri, "run", whole) == {part.fragment_id: True}
 
 
 def test_a_table_that_lost_its_files_is_said_so(folder: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import math
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.record import RunRecord, git_revision, run_id, run_versions
+from pipelines.record import RunRecord, git_revision, merged_fragments, run_id, run_versions
 
 
 def test_run_id_changes_with_any_value_and_not_with_order() -> None:
@@ -53,6 +54,21 @@ def test_a_record_of_a_newer_version_can_still_be_read(tmp_path: Path) -> None:
     (tmp_path / "_run").mkdir()
     (tmp_path / "_run" / "r.json").write_text('{"run_id": "r", "job": "j", "settings": {}, "invented_later": 1}')
     assert RunRecord.read(str(tmp_path), "r") == RunRecord(run_id="r", job="j", settings={})
+
+
+def test_merging_plans_goes_over_each_of_them_a_few_times_whatever_their_length() -> None:
+    passes = 0
+
+    class Plan(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal passes
+            passes += 1
+            return super().__iter__()
+
+    before = RunRecord(run_id="r", job="j", settings={}, fragments={"a": [f"old{one}" for one in range(50)]})
+    merged = merged_fragments(before, {"a": Plan(["old3", "new"])}, finished=False)
+    assert merged == {"a": [*(f"old{one}" for one in range(50) if one != 3), "old3", "new"]}
+    assert passes <= 2
 
 
 def test_versions_name_packages_and_the_revision(tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ class VisionConfig:
                 raise ConfigError(f"vision.tower.{name} is {self.tower.get(name)!r}; expected an integer")
 
     @property
+    def num_class_tokens(self) -> int:
+        """Features of a tile beside its patches: 1 where "full" keeps CLIP's class token."""
+        return int(self.select_feature == "full" and self.tower.get("model_type") == "clip_vision_model")
+
+    @property
     def hidden_size(self) -> int:
         """Width of one patch's feature."""
         return int(self.tower["hidden_size"])
@@ -228,6 +233,11 @@ class ModelConfig:
             raise ConfigError(
                 f"tiles.tile_size is {self.tiles.tile_size}, but the tower takes {self.vision.tower['image_size']}"
             )
+        if self.vision.num_class_tokens and (self.packing != "flat" or self.connector.compression_ratio > 1):
+            raise ConfigError(
+                'vision.select_feature "full" keeps the class token, which has no place on a grid of patches: it goes '
+                f'with packing "flat" and no pooling, not with "{self.packing}" and {self.connector.compression_ratio}'
+            )
 
     @property
     def patches_per_side(self) -> int:
@@ -294,16 +304,17 @@ def plan_grid(size: Size, grid: Size, config: ModelConfig) -> TilePlan:
         The plan, as `plan_tiles` returns it.
     """
     per_side, newline = config.patches_per_side, int(config.connector.image_newline)
-    unpads = config.packing == "spatial_unpad"
+    unpads, class_tokens = config.packing == "spatial_unpad", config.vision.num_class_tokens
     if grid == (0, 0):
         # The released models end a lone tile with one newline only where they unpad; "flat" and "spatial" do not.
-        return square_plan(config.tiles.tile_size, per_side**2 + newline * unpads)
+        return square_plan(config.tiles.tile_size, per_side**2 + class_tokens + newline * unpads)
     full = Size(grid.height * per_side, grid.width * per_side)
     crop = unpadded_box(full, size, config.tiles.rounding) if unpads else Box(0, full.height, 0, full.width)
     features = Size(crop.bottom - crop.top, crop.right - crop.left)
     if unpads and config.tiles.anyres_max is not None:
         features = shrunk_size(features, per_side, config.tiles.anyres_max)
     count = per_side**2 + features.height * (features.width + newline * unpads)
+    count += class_tokens * (1 + grid.height * grid.width)
     canvas = Size(grid.height * config.tiles.tile_size, grid.width * config.tiles.tile_size)
     return TilePlan(canvas, grid, 1 + grid.height * grid.width, crop, features, count)
 

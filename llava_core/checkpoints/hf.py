@@ -77,6 +77,9 @@ def read(
     text = standard_config(full.text_config.to_dict())
     text["tie_word_embeddings"] = bool(full.tie_word_embeddings)
     tower = standard_config(full.vision_config.to_dict())
+    if tower["model_type"] != "clip_vision_model" and full.vision_feature_select_strategy == "default":
+        detail = f'vision_feature_select_strategy "default" drops the first patch of a {tower["model_type"]}'
+        raise CheckpointRefused(CheckpointReason.NOT_EXPRESSIBLE, detail)
     strategy: Literal["patch", "full"] = "patch" if full.vision_feature_select_strategy == "default" else "full"
     return ModelConfig(
         family=family,
@@ -145,7 +148,7 @@ def write(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "model_type": config.family,
         "torch_dtype": dtype,
         "image_token_index": config.image_token_id,
-        "image_seq_length": config.vision.patches_per_side**2,
+        "image_seq_length": config.vision.patches_per_side**2 + config.vision.num_class_tokens,
         "multimodal_projector_bias": config.connector.bias,
         "projector_hidden_act": "gelu",
         "text_config": {**legacy_rope(text), "torch_dtype": dtype},

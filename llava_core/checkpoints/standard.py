@@ -126,6 +126,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
     vision = config.vision
     if vision.tower.get("model_type") in TOWERS:
         vision = dataclasses.replace(vision, tower=standard_config(vision.tower))
+    if vision.tower.get("model_type") != "clip_vision_model":
+        vision = dataclasses.replace(vision, select_feature="full")  # nothing could be left out
     text = None
     if config.text is not None:
         # Some classes know the width by another name only.

@@ -153,6 +153,14 @@ def test_axis_order_and_rounding_reach_the_plan() -> None:
     assert plan_tiles(wide, onevision_config(tiles=rounded)).num_image_tokens == 7814
 
 
+def test_a_class_token_that_is_kept_counts_for_each_tile() -> None:
+    vision = VisionConfig(tower=CLIP, select_feature="full")
+    connector = ConnectorConfig(image_newline=False)
+    config = next_config(vision=vision, packing="flat", connector=connector)
+    assert plan_grid(Size(480, 640), Size(0, 0), config).num_image_tokens == 24 * 24 + 1
+    assert plan_grid(Size(480, 640), Size(2, 2), config).num_image_tokens == 5 * (24 * 24 + 1)
+
+
 def test_plan_grid_completes_a_chosen_grid() -> None:
     for size in (Size(480, 640), Size(1000, 200)):
         plan = plan_tiles(size, next_config())
@@ -185,6 +193,7 @@ def test_plan_grid_completes_a_chosen_grid() -> None:
         (lambda: VideoConfig(pool_stride=0), "video.pool_stride"),
         (lambda: VideoConfig(temporal_layers=0), "video.temporal_layers"),
         (lambda: next_config(family="blip"), "model.family"),
+        (lambda: next_config(vision=VisionConfig(tower=CLIP, select_feature="full")), "has no place on a grid"),
         (lambda: next_config(packing="dense"), "model.packing"),
         (lambda: next_config(placement="prefix"), "model.placement"),
         (lambda: next_config(text_dim=0), "model.text_dim"),

@@ -49,7 +49,8 @@ def any_res(hf: PreTrainedModel, left: bool = True) -> Case:
 def squares(hf: PreTrainedModel, left: bool = True) -> Case:
     """LLaVA 1.0 and 1.5: one tile an image; a row with two images; a row without."""
     torch.manual_seed(3)
-    inputs = prompts([[49], [49, 49], []], left) | {"pixel_values": torch.randn(3, 3, TILE, TILE)}
+    tokens = config_for(hf).vision.num_class_tokens + 49
+    inputs = prompts([[tokens], [tokens, tokens], []], left) | {"pixel_values": torch.randn(3, 3, TILE, TILE)}
     return Case(hf, inputs, inputs)
 
 
@@ -82,6 +83,7 @@ CASES = {
     "1.0 linear": lambda: squares(hf_llava(linear=True)),
     "1.5": lambda: squares(hf_llava()),
     "1.5 padded right": lambda: squares(hf_llava(), left=False),
+    "1.5 with the class token": lambda: squares(hf_llava(vision_feature_select_strategy="full")),
     "next llama": lambda: any_res(hf_next()),
     "next mistral": lambda: any_res(hf_next("mistral")),
     "next padded right": lambda: any_res(hf_next(), left=False),

@@ -15,12 +15,12 @@ from transformers import AutoImageProcessor, AutoProcessor
 from llava_core.checkpoints import check_layout, export_checkpoint, load_model, read_config, save_model
 from llava_core.checkpoints.standard import canonical, standard_config
 from llava_core.checkpoints.untrained import byte_tokenizer, fill, untrained_config
-from llava_core.config import CLIP_STD, ModelConfig, VideoConfig, plan_tiles
+from llava_core.config import CLIP_STD, ModelConfig, VideoConfig, VisionConfig, plan_tiles
 from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 from llava_core.geometry import Size
 from llava_core.model import LLaVANeXT
 from tests.llava_core.checkpoints.cases import WEIGHTS, assert_same, edit_config, edit_tensors, ours
-from tests.tiny_models import hf_llava, hf_next, hf_onevision, untrained_folder
+from tests.tiny_models import hf_llava, hf_next, hf_onevision, siglip_config, untrained_folder
 
 BASE = untrained_config()
 
@@ -81,6 +81,13 @@ def test_what_a_layout_cannot_say_is_refused_and_kept_by_ours(
         again = load_model(tmp_path / layout)
         assert canonical(again.config) == canonical(config)
         assert_same(model, again)
+
+
+def test_a_tower_without_a_class_token_is_written_as_one_whose_features_are_all_kept(tmp_path: Path) -> None:
+    tower = siglip_config(image_size=56, patch_size=14).to_dict()
+    config = dataclasses.replace(BASE, vision=VisionConfig(tower=tower, select_layer=-1, select_feature="patch"))
+    save_model(built(config), tmp_path, "hf")
+    assert json.loads((tmp_path / "config.json").read_text())["vision_feature_select_strategy"] == "full"
 
 
 def test_other_language_models_go_into_ours_alone(tmp_path: Path) -> None:

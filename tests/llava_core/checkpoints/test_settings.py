@@ -14,6 +14,7 @@ from llava_core.checkpoints.towers import KNOWN_TOWERS, name_of_tower, tower_by_
 from llava_core.config import CLIP_MEAN, ModelConfig, plan_tiles
 from llava_core.errors import CheckpointReason, CheckpointRefused
 from llava_core.geometry import Size
+from tests.tiny_models import siglip_config
 
 FIVE = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 32}
@@ -221,6 +222,15 @@ def test_original_settings_that_are_refused(
     [
         ({"projector_hidden_act": "relu"}, CheckpointReason.NOT_EXPRESSIBLE, "relu"),
         ({"vision_feature_layer": [-2, -5]}, CheckpointReason.NOT_EXPRESSIBLE, "[-2, -5]"),
+        (
+            {
+                "vision_config": siglip_config().to_dict(),
+                "vision_feature_layer": -1,
+                "vision_feature_select_strategy": "default",
+            },
+            CheckpointReason.NOT_EXPRESSIBLE,
+            "drops the first patch",
+        ),
         ({"text_config": {"model_type": "no_such_model"}}, CheckpointReason.CORRUPT, "no_such_model"),
         (
             {"model_type": "llava_onevision", "vision_aspect_ratio": "anyres"},

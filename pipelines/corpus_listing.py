@@ -89,7 +89,7 @@ def _list_local(source: str, path: str) -> Listing:
             entries += [] if "**" in path else _walk(match, root)
         else:
             entries += _local_entry(match, root, os.path.realpath(root))
-    if not matches:
+    if not entries:
         raise ConfigError(f"input {source!r} matches nothing")
     return Listing(source=source, root=root, entries=_in_order(entries), explicit=True)
 
@@ -181,16 +181,11 @@ def _refused(path: str, name: str, reason: str, detail: str) -> Entry:
 
 def _list_remote(source: str, uri: str, options: StorageOptions) -> Listing:
     store, path = filesystem(uri, options)
-    explicit = True
-    root = uri.rpartition("/")[0]
-    if _MAGIC & set(path):
-        root = _fixed_prefix(uri)
-        found: dict[str, Any] = store.glob(path, detail=True)
-    elif store.isfile(path):
-        found = {path: store.info(path)}
-    else:
-        root, explicit = uri, False
-        found = store.find(path, detail=True)
+    try:
+        root, explicit, found = _find_remote(store, path, uri)
+    except (FileNotFoundError, PermissionError, ValueError) as error:
+        # a bucket that is not there or not ours, or none named; a missing prefix is merely empty
+        raise ConfigError(f"input {source!r} cannot be listed: {error}") from error
     scheme = split_scheme(uri)[0]
     prefix = split_scheme(root)[1].strip("/") + "/"
     tables = {name.partition(f"/{DELTA_LOG}/")[0] + "/" for name in found if f"/{DELTA_LOG}/" in name} - {prefix}
@@ -198,8 +193,24 @@ def _list_remote(source: str, uri: str, options: StorageOptions) -> Listing:
     for name, info in found.items():
         relative = name.lstrip("/").removeprefix(prefix)
         inside_table = any(name.startswith(table) for table in tables)
-        if info["type"] == "file" and not inside_table and not any(_hidden(part) for part in relative.split("/")):
+        # an empty object whose name ends in a slash is how consoles and Hadoop make a folder
+        is_file = info["type"] == "file" and not name.endswith("/")
+        if is_file and not inside_table and not any(_hidden(part) for part in relative.split("/")):
             entries.append(Entry(ref=remote_ref(f"{scheme}://{name.lstrip('/')}", info), name=relative))
-    if not found:
+    if not entries:
         raise ConfigError(f"input {source!r}: nothing there")
     return Listing(source=source, root=root, entries=_in_order(entries), explicit=explicit)
+
+
+def _find_remote(store: Any, path: str, uri: str) -> tuple[str, bool, dict[str, Any]]:
+    """Find the root of an input, whether it names its files, and what is there; a literal name goes before a glob."""
+    if store.isfile(path):
+        return uri.rpartition("/")[0], True, {path: store.info(path)}
+    if not _MAGIC & set(path) or store.isdir(path):
+        return uri, False, store.find(path, detail=True)
+    found: dict[str, Any] = store.glob(path, detail=True)
+    folders = [] if "**" in path else [name for name, info in found.items() if info["type"] == "directory"]
+    for folder in folders:
+        if not _hidden(folder.rstrip("/").rpartition("/")[2]):
+            found |= store.find(folder, detail=True)
+    return _fixed_prefix(uri), True, found

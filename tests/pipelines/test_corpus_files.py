@@ -197,6 +197,12 @@ def test_an_empty_folder_has_no_rows(tmp_path: Path) -> None:
     assert plan_corpus([str(tmp_path)]) == []
 
 
+def test_a_glob_has_to_match_a_file(tmp_path: Path) -> None:
+    (tmp_path / "part-0").mkdir()
+    with pytest.raises(ConfigError, match="matches nothing"):
+        plan_corpus([str(tmp_path / "part-*")])
+
+
 def test_a_delta_table_is_no_corpus_and_no_part_of_one(tmp_path: Path) -> None:
     root = _write(tmp_path, {"1.jpg": image(1), "out/_delta_log/0.json": b"{}", "out/a.parquet": b"PAR1"})
     assert [Path(row.uri).name for row in read_all(root)] == ["1.jpg"]

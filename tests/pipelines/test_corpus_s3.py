@@ -40,6 +40,34 @@ def test_a_prefix_of_images(s3_bucket: S3Bucket, options: dict[str, Any]) -> Non
     assert [row.images[0] for row in some] == [*(image(number) for number in range(1, 23, 3)), b"neighbour"]
 
 
+def test_markers_of_folders_are_no_rows(s3_bucket: S3Bucket, options: dict[str, Any]) -> None:
+    for key in ("in/", "in/sub/", "in/sub/deeper/"):
+        s3_bucket.put(key, b"")
+    s3_bucket.put("in/sub/a.jpg", image(3))
+    rows = read_all(f"{s3_bucket.uri}/in/", options=options)
+    assert [(row.uri, row.images) for row in rows] == [(f"{s3_bucket.uri}/in/sub/a.jpg", (image(3),))]
+
+
+def test_globs_match_folders_and_a_name_goes_before_a_glob(s3_bucket: S3Bucket, options: dict[str, Any]) -> None:
+    keys = ("part-0/a.jpg", "part-0/sub/b.jpg", "part-1/c.jpg", "part-2.jpg", "set[1]/d.jpg", "set1/e.jpg", "f[1].jpg")
+    for number, key in enumerate((*keys, "_temporary/g.jpg", "part-3/_delta_log/0.json", "part-3/h.parquet")):
+        s3_bucket.put(key, image(number))
+    found = {
+        pattern: [
+            row.uri.removeprefix(f"{s3_bucket.uri}/") for row in read_all(f"{s3_bucket.uri}/{pattern}", options=options)
+        ]
+        for pattern in ("part-*", "part-?", "*-0/*", "set[1]", "f[1].jpg", "part-1*/**")
+    }
+    assert found == {
+        "part-*": ["part-0/a.jpg", "part-0/sub/b.jpg", "part-1/c.jpg", "part-2.jpg"],
+        "part-?": ["part-0/a.jpg", "part-0/sub/b.jpg", "part-1/c.jpg"],
+        "*-0/*": ["part-0/a.jpg", "part-0/sub/b.jpg"],
+        "set[1]": ["set[1]/d.jpg"],
+        "f[1].jpg": ["f[1].jpg"],
+        "part-1*/**": ["part-1/c.jpg"],
+    }
+
+
 def test_plans_hold_no_secret_and_the_etag(s3_bucket: S3Bucket, options: dict[str, Any]) -> None:
     s3_bucket.put("a/1.jpg", b"one")
     secret = {**options, "key": "AKIA-CANARY", "secret": "hunter2-canary"}
@@ -96,8 +124,13 @@ def test_many_containers_keep_their_order(s3_bucket: S3Bucket, options: dict[str
 
 
 def test_nothing_there_is_said_on_the_driver(s3_bucket: S3Bucket, options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="nothing there"):
-        plan_corpus([f"{s3_bucket.uri}/nope"], storage_options=options)
+    s3_bucket.put("empty/", b"")
+    for nothing in ("nope", "nope*", "empty"):
+        with pytest.raises(ConfigError, match="nothing there"):
+            plan_corpus([f"{s3_bucket.uri}/{nothing}"], storage_options=options)
+    for unlisted in ("s3://no-such-bucket-of-ours/in", "s3://"):
+        with pytest.raises(ConfigError, match=f"input '{unlisted}' cannot be listed"):
+            plan_corpus([unlisted], storage_options=options)
     s3_bucket.put("t/_delta_log/0.json", b"{}")
     with pytest.raises(ConfigError, match="Delta table"):
         plan_corpus([f"{s3_bucket.uri}/t"], storage_options=options)

@@ -4,16 +4,19 @@ What this does *not* do: the everyday commit, in `tables`.
 """
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.transaction import AddAction, RemoveAction
 
 from llava_core.errors import ConfigError
 from pipelines.errors import TableError
 from pipelines.parts import Receipt, check_id
 from pipelines.storage import StorageOptions, filesystem, join_uri
 from pipelines.tables import (
+    PARTITION,
     WHOLE_TABLE,
     CommitReport,
     add_actions,
@@ -63,34 +66,43 @@ def replace_table(
     *,
     run_id: str,
     schema: pa.Schema,
+    kept: Iterable[str] = (),
     storage_options: StorageOptions | None = None,
 ) -> CommitReport:
     """Replace all rows of a table by a run's, in one commit; for stages that look at everything at once.
 
     Args:
         table_uri: the table; made if it is missing.
-        receipts: all of the run, at least one.
+        receipts: all of the run but for `kept`; without either the table is empty afterwards.
         run_id: the run. Where its fragments are what the table holds already, nothing is committed.
         schema: of the table.
+        kept: fragments of the run that the table holds and that stay as they are.
         storage_options: see `storage.storage_options`; None reads the environment.
 
+    Returns:
+        The receipts' fragments as `committed`, or as `already` where nothing was; fragments of any run that left as
+        `withdrawn`.
+
     Raises:
-        TableError: no receipt, two of one fragment, or another run's.
+        TableError: two receipts of one fragment, one of another run, or a fragment to be kept that is not there.
         ConflictError: other writers were faster 30 times in a row.
     """
-    names = sorted({receipt.fragment_id for receipt in receipts})
-    if not names or len(names) != len(receipts) or {receipt.run_id for receipt in receipts} != {run_id}:
+    names, stay = sorted({receipt.fragment_id for receipt in receipts}), set(kept)
+    if len(names) != len(receipts) or {receipt.run_id for receipt in receipts} - {run_id} or stay & set(names):
         raise TableError(f"replacing {table_uri} needs receipts of run {run_id}, one for each fragment; got {names}")
 
     def attempt() -> CommitReport:
         table = create_table(table_uri, schema, storage_options=storage_options)
         done = generation(table, run_id)
-        if all(table.transaction_version(f"{run_id}/{name}") == done for name in names):
+        if lost := stay - live_fragments(table, run_id):
+            raise TableError(f"{table_uri} no longer holds {len(lost)} fragments of run {run_id}; run it again")
+        gone, withdrawn = _others(table, run_id, stay, {file.path for receipt in receipts for file in receipt.files})
+        if not gone and all(table.transaction_version(f"{run_id}/{name}") == done for name in names):
             return CommitReport(committed=(), already=tuple(names), withdrawn=(), version=table.version())
-        marks = {f"{run_id}/{name}": done + 1 for name in names}
-        marks |= {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1, counter(run_id, done + 1): len(names)}
-        swap(table, add_actions(receipts), marks, mode="overwrite")
-        return CommitReport(committed=tuple(names), already=(), withdrawn=(), version=table.version() + 1)
+        marks = {f"{run_id}/{name}": done + 1 for name in (*names, *stay)}
+        marks |= {WHOLE_TABLE: _times(table, WHOLE_TABLE) + 1, counter(run_id, done + 1): len(names) + len(stay)}
+        swap(table, [*add_actions(receipts), *gone], marks)
+        return CommitReport(committed=tuple(names), already=(), withdrawn=tuple(withdrawn), version=table.version() + 1)
 
     return retry_conflicts(attempt, table_uri)
 
@@ -168,6 +180,23 @@ def vacuum(
         store, place = filesystem(join_uri(table_uri, path), storage_options)
         store.rm_file(place)
     return ours
+
+
+def _others(
+    table: DeltaTable, run_id: str, stay: set[str], added: set[str]
+) -> tuple[list[AddAction | RemoveAction], list[str]]:
+    """Remove-actions for all files but those of some fragments and those that are added; and whose files they are."""
+    now_ms = int(time.time() * 1000)
+    gone: list[AddAction | RemoveAction] = []
+    names: set[str] = set()
+    for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+        run, first, last = file["min.run_id"], file["min.fragment_id"], file["max.fragment_id"]
+        stays = run == run_id == file["max.run_id"] and first == last and first in stay
+        if not stays and file["path"] not in added:
+            partition = {PARTITION: file[f"partition.{PARTITION}"]}
+            gone.append(RemoveAction(file["path"], True, now_ms, file["size_bytes"], partition))
+            names.add(str(first))
+    return gone, sorted(names)
 
 
 def _runs(table: DeltaTable) -> list[str]:

@@ -24,7 +24,8 @@ def is_settled(job: CurateJob) -> bool:
         return False
     if job.config.overwrite and other_runs(job):
         return False
-    return all(tables.open_table(job.table(name), job.options) is not None for name in TABLES)
+    # a call with other settings may have replaced these since
+    return earlier.settings.get("runs") == _replaced_by(job)
 
 
 def say_settled(job: CurateJob, say: Say) -> None:
@@ -58,9 +59,20 @@ def finish(job: CurateJob, decided: Decided, *, new_rows: int, seconds: float, s
 
 def other_runs(job: CurateJob) -> set[str]:
     """Runs in `scores` besides this one."""
-    table = tables.open_table(job.table("scores"), job.options)
-    files = accounts.files(table) if table else ()
-    return {str(name) for file in files for name in (file["min.run_id"], file["max.run_id"])} - {job.run_id}
+    return set(_runs(job, "scores") or ()) - {job.run_id}
+
+
+def _runs(job: CurateJob, name: str) -> list[str] | None:
+    """Runs in a table; None where it is not there."""
+    table = tables.open_table(job.table(name), job.options)
+    if table is None:
+        return None
+    return sorted({str(file[end]) for file in accounts.files(table) for end in ("min.run_id", "max.run_id")})
+
+
+def _replaced_by(job: CurateJob) -> dict[str, list[str] | None]:
+    """Whose rows the tables hold that each call replaces as a whole."""
+    return {name: _runs(job, name) for name in TABLES if name != "scores"}
 
 
 def _faults(job: CurateJob, decided: Decided) -> list[str]:
@@ -85,7 +97,7 @@ def _write_record(job: CurateJob, *, status: Literal["running", "complete", "fai
     RunRecord(
         run_id=job.run_id,
         job="curate_corpus",
-        settings=dataclasses.asdict(job.config) | {"state": job.state},
+        settings=dataclasses.asdict(job.config) | {"state": job.state, "runs": _replaced_by(job)},
         seeds={"balance": job.config.select.balance.seed},
         versions=record.run_versions(),
         fragments=planned,

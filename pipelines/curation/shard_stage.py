@@ -25,6 +25,7 @@ from pipelines.parts import Receipt
 from pipelines.stages import receipt_of
 from pipelines.storage import exists, filesystem, join_uri, read_json, write_json
 from pipelines.tables import CommitReport
+from pipelines.upkeep import replace_table
 from schemas.shard import SHARD
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ class ShardSpec:
 class Sharded:
     """What one call came to."""
 
-    report: CommitReport | None
-    """What the commit did; None where there was nothing to do."""
+    report: CommitReport
+    """What the commit did."""
     shards: int
     """Shards that the selection has."""
     written: int
@@ -79,7 +80,7 @@ def shard_run(settings: Mapping[str, Any]) -> str:
 
 
 def shard_stage(kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) -> Sharded:
-    """Bring the table `shards` to what a selection keeps, in one commit. Ray has to be started.
+    """Bring the table `shards` to what a selection keeps, in one commit: all else leaves. Ray has to be started.
 
     Args:
         kept: `PLANNED_BY` of the rows that the selection keeps, in any order.
@@ -92,21 +93,18 @@ def shard_stage(kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) 
     """
     settings, options = spec.settings, spec.storage_options
     plans = plan_shards(kept, fragments, settings.size, tile_bytes=settings.tile_bytes)
-    names = [plan.shard_id for plan in plans]
     table = tables.create_table(spec.table_uri, SHARD, storage_options=options)
-    live = tables.live_fragments(table, settings.run_id)
-    missing = [plan for plan in plans if plan.shard_id not in live]
-    stale = live - set(names)
-    if not missing and not stale:
-        return Sharded(report=None, shards=len(plans), written=0)
+    kept_shards = tables.live_fragments(table, settings.run_id) & {plan.shard_id for plan in plans}
+    missing = [plan for plan in plans if plan.shard_id not in kept_shards]
     receipts = [found for plan in missing if (found := staged_receipt(spec, plan.shard_id)) is not None]
     there = {receipt.fragment_id for receipt in receipts}
     by_id = {one.fragment_id: one for one in fragments}
     todo = [plan for plan in missing if plan.shard_id not in there]
     log.info("%d shards, %d to write, %d of an earlier start", len(plans), len(todo), len(there))
     receipts += stream_shards((shard_work(plan, by_id) for plan in todo), spec)
-    report = tables.commit(
-        spec.table_uri, receipts, run_id=settings.run_id, schema=SHARD, stale=stale, storage_options=options
+    # shards of other settings hold the same rows: whoever reads the whole table would read them twice
+    report = replace_table(
+        spec.table_uri, receipts, run_id=settings.run_id, schema=SHARD, kept=kept_shards, storage_options=options
     )
     _remove_staged(spec)
     return Sharded(report=report, shards=len(plans), written=len(todo))

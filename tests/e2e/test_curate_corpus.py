@@ -153,6 +153,17 @@ def test_twice_then_other_thresholds_then_more_data(
     assert f"dedupe: {new:,} new rows matched against the index" in said
     assert versions(tmp_path)["clusters"] == before["clusters"] + 1
 
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr("pipelines.curation.flow.stream_probed", None)
+        run(config(tmp_path, pixels="tiles"))
+    check(tmp_path, truths)
+    run(config(tmp_path))
+    run(config(tmp_path, limit=12))
+    assert len(rows(tmp_path, "selection")) == 12
+    # this was complete once, and a call with another probe has taken its place since
+    run(config(tmp_path))
+    check(tmp_path, truths)
+
 
 def test_files_that_go_or_change_take_their_rows_along(tmp_path: Path, decoded: Callable[[], Counter[str]]) -> None:
     truths = make_corpus(tmp_path, SyntheticConfig(rows=30, seed=8, planted=0.3, least_side=100, most_side=140))

@@ -91,9 +91,33 @@ def test_replacing_is_one_commit_and_the_same_again_is_none(tmp_path: Path) -> N
 def test_contracts_of_replace(tmp_path: Path) -> None:
     uri = str(tmp_path)
     receipt = write(uri, "x")
-    for receipts, run_id in (([], "run"), ([receipt, receipt], "run"), ([receipt], "other")):
+    for receipts, run_id, kept in (([receipt] * 2, "run", ()), ([receipt], "other", ()), ([receipt], "run", ("x",))):
         with pytest.raises(TableError, match="needs receipts of run"):
-            replace_table(uri, receipts, run_id=run_id, schema=SCHEMA)
+            replace_table(uri, receipts, run_id=run_id, schema=SCHEMA, kept=kept)
+    with pytest.raises(TableError, match="no longer holds 1 fragments of run run"):
+        replace_table(uri, [receipt], run_id="run", schema=SCHEMA, kept=("y",))
+
+
+def test_what_is_kept_stays_and_all_else_leaves_in_the_same_commit(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    both_runs(uri)
+    commit(uri, [write(uri, "one_b", 1, 1, run_id="one")], run_id="one", schema=SCHEMA)
+    kept = {file for file in DeltaTable(uri).file_uris() if "one_a" in file}
+    version = DeltaTable(uri).version()
+    new = write(uri, "one_c", 4, 0, run_id="one")
+    report = replace_table(uri, [new], run_id="one", schema=SCHEMA, kept=("one_a",))
+    assert (report.committed, report.withdrawn, report.version) == (("one_c",), ("one_b", "two_a"), version + 1)
+    assert DeltaTable(uri).version() == version + 1
+    assert fragment_counts(uri) == uids(("one_a", 3), ("one_c", 4))
+    assert kept < set(DeltaTable(uri).file_uris())
+    assert committed_fragments(uri, "one", ["one_a", "one_b", "one_c"]) == {"one_a", "one_c"}
+    assert committed_fragments(uri, "two", ["two_a"]) == set()
+    again = replace_table(uri, [], run_id="one", schema=SCHEMA, kept=("one_a", "one_c"))
+    assert (again.committed, again.withdrawn, again.version) == ((), (), version + 1)
+    both_runs(uri)
+    assert fragment_counts(uri) == uids(("one_a", 3), ("one_c", 4), ("two_a", 6)), "what left can be made again"
+    assert replace_table(uri, [], run_id="one", schema=SCHEMA).withdrawn == ("one_a", "one_c", "two_a")
+    assert fragment_counts(uri) == uids()
 
 
 def test_vacuum_removes_old_orphans_only_and_only_when_told(tmp_path: Path) -> None:

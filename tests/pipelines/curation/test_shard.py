@@ -298,13 +298,11 @@ def test_shards_as_a_table_grow_and_shrink(ray_session: None, corpus: Any, tmp_p
     _, fragments, kept = corpus
     spec = spec_of(tmp_path / "shards")
     first = shard_stage.shard_stage(kept.slice(0, 40), fragments, spec)
-    assert first.report is not None
     assert first.written == first.shards == len(first.report.committed) > 2
     assert shards_in(tmp_path / "shards")["uri"].to_pylist() == sorted(kept["uri"].to_pylist())[:40]
     assert not (tmp_path / "shards" / "_staged" / SETTINGS.run_id).exists()
-    assert shard_stage.shard_stage(kept.slice(0, 40), fragments, spec).report is None
+    assert shard_stage.shard_stage(kept.slice(0, 40), fragments, spec).report.version == first.report.version
     grown = shard_stage.shard_stage(kept, fragments, spec)
-    assert grown.report is not None
     assert grown.written < grown.shards
     assert grown.report.version == first.report.version + 1
     table = shards_in(tmp_path / "shards")
@@ -313,6 +311,15 @@ def test_shards_as_a_table_grow_and_shrink(ray_session: None, corpus: Any, tmp_p
     now = open_table(spec.table_uri)
     assert now is not None
     assert sorted(pa.table(now.get_add_actions(flatten=True))["path"].to_pylist()) == files_of(whole)
+    # the same rows by other settings take their place, as they do with nothing kept
+    other = dataclasses.replace(spec, settings=dataclasses.replace(SETTINGS, run_id="shards1", pixels="tiles"))
+    report = shard_stage.shard_stage(kept, fragments, other).report
+    assert (report.version, len(report.withdrawn)) == (grown.report.version + 1, grown.shards)
+    table = shards_in(tmp_path / "shards")
+    assert table["uri"].to_pylist() == sorted(kept["uri"].to_pylist())
+    assert set(table["run_id"].to_pylist()) == {"shards1"}
+    assert shard_stage.shard_stage(kept.slice(0, 0), fragments, other).shards == 0
+    assert not len(shards_in(tmp_path / "shards"))
 
 
 @pytest.mark.ray

@@ -247,7 +247,9 @@ def _references(work: ClusterWork) -> pa.Table | None:
     if not found:
         return None
     rows = pa.concat_tables(found)
-    return rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]).combine_chunks()
+    rows = rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]).combine_chunks()
+    # several probes of one set, or of sets that overlap, say the same of a row
+    return rows.group_by(rows.column_names, use_threads=False).aggregate([]).combine_chunks()
 
 
 def _write(clusters: pa.Table, rows: pa.Table, work: ClusterWork, base: str, run_id: str) -> None:

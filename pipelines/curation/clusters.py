@@ -98,7 +98,8 @@ def narrow(rows: pa.Table, origin: int, vetoes: frozenset[str] = frozenset()) ->
     has_id = origin == INDEX and "cluster_id" in rows.column_names
     columns.append(rows["cluster_id"].cast(pa.string()) if has_id else pa.nulls(rows.num_rows, pa.string()))
     columns.append(pa.array(np.full(rows.num_rows, origin, np.int8)))
-    columns.append(pc.is_in(columns[0], value_set=pa.array(sorted(vetoes), pa.string())))
+    decided = sorted(vetoes) if origin != REFERENCE else []
+    columns.append(pc.is_in(columns[0], value_set=pa.array(decided, pa.string())))
     return pa.table(columns, schema=NARROW)
 
 
@@ -182,7 +183,9 @@ def _crowd(rows: pa.Table, near: NearConfig, capped: Hashes) -> pa.Table:
     uid, origin, groups = rows["uid"], _numpy(rows["origin"]), _numpy(rows["group"])
     content, pixel = (_codes(rows[name]) for name in ("content_hash", "pixel_hash"))
     hashes, is_usable = phashes(rows), usable(rows)
-    _check_unique(uid, groups)
+    # an evaluation image may be a row too, and stand in several sets
+    own = origin != REFERENCE
+    _check_unique(uid.filter(pa.array(own)), groups[own])
 
     def matches(member: Indices, leader: Indices) -> NDArray[np.bool_]:
         same = (content[member] >= 0) & (content[member] == content[leader])
@@ -241,8 +244,8 @@ def _check_unique(uid: pa.ChunkedArray, groups: Hashes) -> None:
     twice = counts.filter(pc.greater(counts["count_all"], 1))
     if len(twice):
         raise TableError(
-            f"{len(twice)} uids occur more than once among the rows, the index and the references; {twice['uid'][0]} is"
-            " one. Each row belongs in one of them, once, and an index must not hold rows that are deduplicated again"
+            f"{len(twice)} uids occur more than once among the rows and the index; {twice['uid'][0]} is one. Each"
+            " row belongs in one of them, once, and an index must not hold rows that are deduplicated again"
         )
 
 

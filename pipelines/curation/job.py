@@ -19,6 +19,7 @@ from pipelines.curation.models import find_model
 from pipelines.curation.overrides import Overrides, read_overrides
 from pipelines.curation.probe import STAGE_VERSION, ProbeSettings
 from pipelines.curation.probe_stage import ProbeSpec
+from pipelines.curation.select_stage import table_digest
 from pipelines.curation.shard import ShardSettings
 from pipelines.curation.shard_stage import ShardSpec, shard_run
 from pipelines.curation.text_measures import read_words
@@ -60,6 +61,8 @@ class CurateJob:
     """What probes of evaluation images need."""
     reference_tables: tuple[tuple[str, str], ...]
     """(table, run) of evaluation images that have been probed elsewhere."""
+    reference_digests: tuple[str, ...]
+    """What these tables held when the job was frozen; a run in them keeps its name when it grows."""
     shard: ShardSpec
     """What writers of shards need."""
     overrides: Overrides
@@ -93,7 +96,11 @@ class CurateJob:
                 "settings": {name: value for name, value in values.items() if name not in _PASSING},
                 "probe": self.run_id,
                 "fragments": sorted(fragment.fragment_id for fragment in self.fragments),
-                "references": [self.reference_probe.settings.run_id, [list(one) for one in self.reference_tables]],
+                "references": [
+                    self.reference_probe.settings.run_id,
+                    [list(one) for one in self.reference_tables],
+                    list(self.reference_digests),
+                ],
                 "overrides": self.overrides.to_json(),
                 "shards": self.shard.settings.run_id,
             }
@@ -141,6 +148,7 @@ def freeze(config: CurateConfig) -> CurateJob:
         references=tuple(references),
         reference_probe=_named(dataclasses.replace(probe, table_uri=join_uri(output, "references")), named),
         reference_tables=tuple(ready),
+        reference_digests=tuple(table_digest(uri, options) for uri, _ in ready),
         shard=_shard_spec(config, model, output, options),
         overrides=read_overrides(config.overrides, options),
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import tables
-from pipelines.curation.cluster_stage import ClusterWork, cluster_stage
+from pipelines.curation.cluster_stage import ClusterWork, _references, cluster_stage
 from pipelines.curation.dedupe import DedupeConfig
 from pipelines.curation.select_stage import read_rows
 from pipelines.curation.semantic import SemanticConfig
@@ -73,6 +73,20 @@ def test_here_and_on_ray_data_clusters_are_the_same(tmp_path: Path) -> None:
     semantic = {uid for uid, (kind, _) in kinds.items() if kind == "semantic"}
     assert len(semantic) == 2, "20, 31 and 33 point the same way; one of them is left"
     assert semantic < {"020", "031", "033"}
+
+
+def test_evaluation_images_that_were_probed_twice_count_once(tmp_path: Path) -> None:
+    hashes = [int(value) for value in np.random.default_rng(5).integers(-(2**63), 2**63, 100)]
+    given = work(tmp_path, [score(number, hashes[number], None) for number in range(1, 9)], 1000)
+    other = work(tmp_path / "set", [score(number, hashes[number], None) for number in (3, 91)], 1000)
+    again = pa.Table.from_pylist([score(3, hashes[3], None) | {"run_id": "r2"}], schema=SCORE)
+    receipt = write_fragment(again, SCORE, table_uri=other.scores_uri, fragment_id="f", run_id="r2")
+    tables.commit(other.scores_uri, [receipt], run_id="r2", schema=SCORE)
+    sets = [(other.scores_uri, "r"), (other.scores_uri, "r2")]
+    against = _references(dataclasses.replace(given, references=sets))
+    assert against is not None and sorted(against["uid"].to_pylist()) == ["003", "091"]
+    found = clusters(dataclasses.replace(given, references=sets))
+    assert [row["uid"] for row in found if row["role"] == "contaminated"] == ["003"]
 
 
 def test_where_it_is_done_is_no_reason_to_do_it_again_and_embeddings_start_all_over(tmp_path: Path) -> None:

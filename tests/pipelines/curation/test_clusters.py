@@ -150,6 +150,19 @@ def test_references_contaminate_and_what_they_do_not_match_stays() -> None:
     }
 
 
+def test_an_evaluation_image_may_be_a_row_itself_and_stand_in_several_sets() -> None:
+    rows = table({"uid": "a", "phash": BASE}, {"uid": "b", "phash": BASE ^ 0b11, "width": 900}, {"uid": "c"})
+    against = table({"uid": "a", "phash": BASE}, {"uid": "e", "phash": BASE ^ 0b11 << 9}, {"uid": "a", "phash": BASE})
+    got = clustered(rows, against=against)
+    assert {uid: (row["survivor_uid"], row["kind"], row["role"]) for uid, row in got.items()} == {
+        "a": ("a", "exact_content", "contaminated"),
+        "b": ("a", "near", "contaminated"),
+        "c": ("c", None, "survivor"),
+    }
+    spared = clustered(rows, against=against, vetoes=frozenset({"a"}))
+    assert (spared["a"]["role"], spared["b"]["role"]) == ("survivor", "contaminated"), "its picture is still shown"
+
+
 def test_vetoed_rows_are_nobody_s_duplicate_but_may_have_some() -> None:
     rows = table(
         {"uid": "a", "phash": BASE, "width": 99}, {"uid": "b", "phash": BASE ^ 1}, {"uid": "c", "phash": BASE ^ 2}

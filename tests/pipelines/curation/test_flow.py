@@ -82,6 +82,18 @@ def test_workers_in_another_folder_find_a_relative_table_of_evaluation_images(
     assert freeze(config(corpus, against=("hashes",))).reference_tables == ((str(tmp_path / "hashes"), "r"),)
 
 
+def test_a_table_of_evaluation_images_that_grew_is_another_state(corpus: Path, tmp_path: Path) -> None:
+    row = {"uid": "e", "status": "ok", "run_id": "r", "content_hash": b"c", "pixel_hash": b"p", "phash": 1}
+    jobs = []
+    for uid in ("e", "f"):
+        write_deltalake(tmp_path / "hashes", pa.Table.from_pylist([row | {"uid": uid}]), mode="append")
+        jobs.append(freeze(config(corpus, against=(str(tmp_path / "hashes"),))))
+    assert jobs[0].state != jobs[1].state
+    assert jobs[0].state == dataclasses.replace(jobs[1], reference_digests=jobs[0].reference_digests).state
+    # the table is as it was when the job was frozen, whatever becomes of it meanwhile
+    assert len(jobs[1].reference_tables) == 1
+
+
 PROBED: list[dict[str, Any]] = [
     {"model": "tiny"},
     {"quality": "aesthetic"},

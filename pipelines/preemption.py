@@ -3,14 +3,17 @@
     python -m pipelines.preemption head --seconds 90      ask running jobs to stop, and wait until they have
     python -m pipelines.preemption worker --seconds 90    take no new work, finish what is begun, end
 
-A job that is asked to stop gets SIGTERM, commits what is finished and ends (`stopping`); Ray kills it after
-RAY_JOB_STOP_WAIT_TIME_S, which therefore has to be as long as this waits. A worker that drains is not given up
-suddenly: Ray places nothing on it any more, and fragments that do not finish in time are made again elsewhere. What
-this does *not* do: decide whether the machine goes; it goes.
+A job's driver gets SIGTERM, commits what is finished and ends with exit code 1 (`stopping`): it has FAILED, and KubeRay
+starts it again. One that Ray is asked to stop would be STOPPED, which KubeRay takes for its end. A worker that drains
+is not given up suddenly: Ray places nothing on it any more, and fragments that do not finish in time are made again
+elsewhere. What this does *not* do: decide whether the machine goes; it goes.
 """
 
 import argparse
+import contextlib
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,25 +30,31 @@ _POLL_S = 0.5
 
 
 def stop_jobs(address: str, seconds: float) -> list[str]:
-    """Ask the jobs that run on a cluster to stop, and wait for them.
+    """Ask the jobs whose drivers run on this machine to stop, and wait for them.
 
     Args:
-        address: of the head's dashboard; the token comes from the environment.
+        address: of the dashboard of its head; the token comes from the environment.
         seconds: to wait, all jobs together.
 
     Returns:
         Those that had not ended by then.
     """
     client = JobSubmissionClient(address)
-    running = [job.submission_id for job in client.list_jobs() if job.submission_id and not job.status.is_terminal()]
-    for name in running:
-        log.info("job %s is asked to stop", name)
-        client.stop_job(name)
+    asked: set[str] = set()
     until = time.monotonic() + seconds
-    while running and time.monotonic() < until:
+    while True:
+        running = {job.submission_id: job for job in client.list_jobs() if not job.status.is_terminal()}
+        running.pop(None, None)  # a driver that nobody submitted
+        for name in running.keys() - asked:
+            # there is none before the job has joined Ray
+            if driver := running[name].driver_info:
+                log.info("job %s is asked to stop", name)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(driver.pid), signal.SIGTERM)
+                asked.add(name)
+        if not running or time.monotonic() >= until:
+            return sorted(running)
         time.sleep(_POLL_S)
-        running = [name for name in running if not client.get_job_status(name).is_terminal()]
-    return running
 
 
 def drain(

@@ -118,8 +118,9 @@ def test_an_open_cluster_is_refused_or_warned_of() -> None:
 
 
 SLEEPER = """
-import signal, sys, time
+import signal, sys, time, ray
 from pathlib import Path
+ray.init(logging_level="ERROR")
 place = Path(sys.argv[1])
 def stop(*_):
     time.sleep(5)
@@ -175,3 +176,6 @@ def _stop_a_job(found: Cluster, folder: Path) -> None:
     assert code == 0, said
     assert "is asked to stop" in said
     assert place.with_suffix(".stopped").read_text() == "committed", "it had more than Ray's 3 seconds"
+    listed = finished([RAY, "job", "list"], found.environment)[1]
+    assert "FAILED" in listed, "KubeRay starts what has failed again, and nothing that was STOPPED"
+    assert "STOPPED" not in listed

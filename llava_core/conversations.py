@@ -24,7 +24,8 @@ MAX_TEXT_CHARS = 1_000_000
 """A longer text is refused before it is tokenised."""
 
 _LLAVA_ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
-_SURROGATES = re.compile("[\ud800-\udfff]")
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""Half characters, which no text encoding takes."""
 _MEDIA = re.compile("(<image>|<video>)")
 # Kept: tab, newline, and the joiners U+200C and U+200D, without which Persian, Indic scripts and emoji change.
 _INVISIBLE = re.compile(
@@ -89,7 +90,7 @@ def clean_text(text: str) -> str:
     """
     if len(text) > MAX_TEXT_CHARS:
         raise PromptRefused(PromptReason.TOO_LONG, f"{len(text)} characters; at most {MAX_TEXT_CHARS}")
-    if _SURROGATES.search(text):
+    if SURROGATES.search(text):
         raise _bad("text has half of a surrogate pair")
     return _INVISIBLE.sub("", unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")))
 

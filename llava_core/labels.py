@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from transformers import AddedToken, PreTrainedTokenizerBase
 
 from llava_core.config import ModelConfig
-from llava_core.conversations import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+from llava_core.conversations import IMAGE_PLACEHOLDER, SURROGATES, VIDEO_PLACEHOLDER
 from llava_core.errors import ConfigError, PromptReason, PromptRefused
 from llava_core.prompts import Segment
 
@@ -31,7 +31,6 @@ IGNORE_INDEX = -100
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _NONCHARACTERS = re.compile("[\ufdd0-\ufdef]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class PromptTokenizer:
             step, last = int(segment.trainable), trained_before[-1]
             trained_before += [last + step * (i + 1) for i in range(len(text))]
         joined = "".join(texts)
-        if _SURROGATES.search(joined):
+        if SURROGATES.search(joined):
             raise PromptRefused(PromptReason.BAD_CONVERSATION, "text has half of a surrogate pair")
         encoding = self._literal.encode(joined, add_special_tokens=False)
         labels = []

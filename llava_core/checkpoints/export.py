@@ -10,7 +10,8 @@ from llava_core.checkpoints.hub import resolve_model
 from llava_core.checkpoints.layouts import Layout
 from llava_core.checkpoints.load import load_model
 from llava_core.checkpoints.save import save_model
-from llava_core.checkpoints.vocabulary import IMAGE_TOKEN, load_tokenizer, read_vocabulary
+from llava_core.checkpoints.vocabulary import load_tokenizer, read_vocabulary
+from llava_core.conversations import IMAGE_PLACEHOLDER
 from llava_core.errors import ConfigError
 from llava_core.geometry import AxisOrder
 
@@ -73,6 +74,6 @@ def export_checkpoint(
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, Path(target) / name)
-    if vocabulary is not None and layout != "original" and IMAGE_TOKEN not in vocabulary:
+    if vocabulary is not None and layout != "original" and IMAGE_PLACEHOLDER not in vocabulary:
         load_tokenizer(folder, model.config).save_pretrained(str(target))
     return model

@@ -182,10 +182,10 @@ def _parameters_without_memory() -> Iterator[None]:
 
 
 def _skeleton(config: ModelConfig) -> "LLaVANeXT":
-    from llava_core.model import LLaVANeXT, LLaVAOneVision  # the model delegates to this module, so not at the top
+    from llava_core.model import model_class  # the model delegates to this module, so not at the top
 
     with _parameters_without_memory():
-        return (LLaVAOneVision if config.family == "llava_onevision" else LLaVANeXT)(config)
+        return model_class(config)(config)
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:

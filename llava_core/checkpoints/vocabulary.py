@@ -10,9 +10,9 @@ from typing import Any
 
 from llava_core.checkpoints.files import CONFIG, read_json, read_optional_json, refuse_remote_code
 from llava_core.config import ModelConfig
+from llava_core.conversations import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 from llava_core.errors import CheckpointReason, CheckpointRefused
 
-IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 _TOKENIZER_OF = {"mistral": "llama"}
 """Mistral 7B has a Llama tokenizer; the class that transformers lists for it needs another package."""
 
@@ -67,7 +67,7 @@ def next_token_id(vocabulary: Mapping[str, int]) -> int:
         >>> next_token_id({"<unk>": 0, "a": 1}), next_token_id({"<image>": 0, "a": 1})
         (2, 0)
     """
-    return vocabulary.get(IMAGE_TOKEN, max(vocabulary.values(), default=-1) + 1)
+    return vocabulary.get(IMAGE_PLACEHOLDER, max(vocabulary.values(), default=-1) + 1)
 
 
 def check_vocabulary(vocabulary: Mapping[str, int], config: ModelConfig, *, must_have_image: bool) -> None:
@@ -88,12 +88,14 @@ def check_vocabulary(vocabulary: Mapping[str, int], config: ModelConfig, *, must
         token, index = max(beyond.items(), key=lambda pair: pair[1])
         raise _misfit(f"the tokenizer has {token!r} at {index}, but the embedding has {rows} rows")
     expected = config.image_token_id
-    found = vocabulary.get(IMAGE_TOKEN)
+    found = vocabulary.get(IMAGE_PLACEHOLDER)
     if found is not None and found != expected:
-        raise _misfit(f"the tokenizer has {IMAGE_TOKEN} at {found}, but the config says {expected}")
+        raise _misfit(f"the tokenizer has {IMAGE_PLACEHOLDER} at {found}, but the config says {expected}")
     if found is None and must_have_image:
-        raise _misfit(f"the tokenizer has no {IMAGE_TOKEN} token; the config expects it at {expected}")
-    taken = next((token for token, index in vocabulary.items() if index == expected and token != IMAGE_TOKEN), None)
+        raise _misfit(f"the tokenizer has no {IMAGE_PLACEHOLDER} token; the config expects it at {expected}")
+    taken = next(
+        (token for token, index in vocabulary.items() if index == expected and token != IMAGE_PLACEHOLDER), None
+    )
     if taken is not None:
         raise _misfit(f"the image token's id {expected} is {taken!r} in the tokenizer")
 
@@ -123,9 +125,9 @@ def load_tokenizer(folder: str | Path, config: ModelConfig) -> Any:
         # transformers would look the tokenizer's class up by a model type that it does not know, and warn.
         settings = CONFIG_MAPPING[_TOKENIZER_OF.get(config.text["model_type"], config.text["model_type"])]()
     tokenizer = AutoTokenizer.from_pretrained(str(folder), config=settings, trust_remote_code=False)
-    wanted = [(IMAGE_TOKEN, config.image_token_id)]
+    wanted = [(IMAGE_PLACEHOLDER, config.image_token_id)]
     if config.video_token_id is not None:
-        wanted.append((VIDEO_TOKEN, config.video_token_id))
+        wanted.append((VIDEO_PLACEHOLDER, config.video_token_id))
     for token, index in wanted:
         if token not in tokenizer.get_vocab():
             tokenizer.add_tokens([token], special_tokens=True)

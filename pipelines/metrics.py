@@ -55,7 +55,7 @@ ROWS = _counter("rows", "rows made, by status and, of rejected ones, reason", "s
 TOKENS = _counter("tokens", "tokens of rows made: prompt, image (part of the prompt) and generated", "kind")
 TILES = _counter("tiles", "tiles of the rows' first images, the base tile of each included")
 REQUESTS = _counter("requests", "requests of rows: new, or known because an equal one was answered", "reply")
-ENGINES = _counter("engine_starts", "engine processes started; more than one a worker: some died")
+RESTARTS = _counter("engine_restarts", "engine processes started again, because the ones before died")
 LOSS = _gauge("train_loss", "loss of the last step", "stage")
 MFU = _gauge("train_mfu", "part of the device's peak operations that the last step needed, 0 to 1", "stage")
 DATA_WAIT = _gauge("train_data_wait", "part of the last step that waited for data, from 0 to 1", "stage")
@@ -64,7 +64,7 @@ TRAIN_IMAGES = _gauge("train_images_per_second", "images a second of the last st
 TRAIN_REJECTED = _gauge("train_rejected", "samples of the stage so far that could not be used", "stage")
 
 METRICS = (
-    *(START, DONE, ALL, RATE, LEFT, MOVED, ROWS, TOKENS, TILES, REQUESTS, ENGINES),
+    *(START, DONE, ALL, RATE, LEFT, MOVED, ROWS, TOKENS, TILES, REQUESTS, RESTARTS),
     *(LOSS, MFU, DATA_WAIT, TRAIN_TOKENS, TRAIN_IMAGES, TRAIN_REJECTED),
 )
 """All there are."""
@@ -72,7 +72,7 @@ COUNTS: Mapping[str, tuple[Metric, Mapping[str, str]]] = {
     **{f"tokens/{kind}": (TOKENS, {"kind": kind}) for kind in ("prompt", "image", "generated")},
     **{f"requests/{reply}": (REQUESTS, {"reply": reply}) for reply in ("new", "known")},
     "tiles": (TILES, {}),
-    "engine_starts": (ENGINES, {}),
+    "engine_restarts": (RESTARTS, {}),
 }
 """Name of what a worker counts → metric and labels. Workers hand their counts to the driver with their receipts: a
 process that ends takes along what Ray has not yet fetched from it."""

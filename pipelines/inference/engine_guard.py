@@ -82,8 +82,8 @@ class EngineGuard:
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
-        self.starts = 0
-        """Processes started so far."""
+        self.restarts = 0
+        """Processes started so far because the one before died."""
         self._child: Child | None = self._start()
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -137,7 +137,10 @@ class EngineGuard:
         return Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
 
     def _call(self, requests: Sequence[Request]) -> list[Result]:
-        child = self._child = self._child or self._start()
+        if self._child is None:
+            self.restarts += 1
+            self._child = self._start()
+        child = self._child
         try:
             child.send(*pack_requests(requests))
             answer = json.loads(next(self._answers(child)))
@@ -162,7 +165,6 @@ class EngineGuard:
     def _start(self) -> Child:
         environment = {name: value for name, value in os.environ.items() if not any(word in name for word in _SECRETS)}
         argument = json.dumps(dataclasses.asdict(self.spec))
-        self.starts += 1
         try:
             child = Child(
                 "pipelines.inference.engine_process",

@@ -91,7 +91,7 @@ class InferenceStage(FragmentStage):
         count = spec.decoders or decoders_for(threads, on_gpu=device != "cpu")
         self.decoders = Decoders(spec.sandbox, count, spec.settings.config.tiles.tile_size)
         self.replies = Replies()
-        self._starts = 0
+        self._restarts = 0
         # at once, because loading takes longer than what comes before the first row
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine").submit(self._start)
 
@@ -149,8 +149,8 @@ class InferenceStage(FragmentStage):
         tiles = pc.add(pc.multiply(rows["grid_rows"], rows["grid_cols"]), 1)
         self.counts["tiles"] = pc.sum(tiles, min_count=0).as_py()
         self.counts["requests/new"], self.counts["requests/known"] = self.replies.new, self.replies.known
-        self.counts["engine_starts"] = self.engine.starts - self._starts
-        self._starts = self.engine.starts
+        self.counts["engine_restarts"] = self.engine.restarts - self._restarts
+        self._restarts = self.engine.restarts
 
     def close(self) -> None:
         """End its processes."""

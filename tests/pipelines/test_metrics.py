@@ -106,10 +106,10 @@ def test_what_a_stage_counts_travels_with_its_receipt(told: Told) -> None:
 
 def test_the_engines_stage_counts_its_rows() -> None:
     stage = object.__new__(InferenceStage)
-    stage.counts, stage.replies, stage._starts = Counter(), Replies(), 1
+    stage.counts, stage.replies, stage._restarts = Counter(), Replies(), 1
     stage.replies.new, stage.replies.known = 2, 1
     stage._engine = Future()
-    stage._engine.set_result(SimpleNamespace(starts=4))  # type: ignore[arg-type]
+    stage._engine.set_result(SimpleNamespace(restarts=4))  # type: ignore[arg-type]
     columns = {
         "num_prompt_tokens": [100, 40, None],
         "num_image_tokens": [90, 30, None],
@@ -120,9 +120,9 @@ def test_the_engines_stage_counts_its_rows() -> None:
     rows = pa.table({name: pa.array(values, pa.int32()) for name, values in columns.items()})
     stage._count(rows)
     expected = {"tokens/prompt": 140, "tokens/image": 120, "tokens/generated": 13, "tiles": 7 + 1}
-    assert stage.counts == expected | {"requests/new": 2, "requests/known": 1, "engine_starts": 3}
+    assert stage.counts == expected | {"requests/new": 2, "requests/known": 1, "engine_restarts": 3}
     stage._count(rows)
-    assert stage.counts["engine_starts"] == 0, "only new ones"
+    assert stage.counts["engine_restarts"] == 0, "only new ones"
     assert stage.counts.keys() == metrics.COUNTS.keys()
 
 

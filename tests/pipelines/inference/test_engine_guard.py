@@ -108,13 +108,15 @@ def test_a_request_is_tried_alone_as_often_as_it_may_and_no_more(
     monkeypatch.setattr(guard, "_start", lambda: starts.append(1) or start())
     guard.generate([request(0)])
     starts.clear()
+    before = guard.restarts
     guard.generate([request(at, "crash" if at == 9 else None) for at in range(12)])
     # twelve, its group of two, itself twice: four ends, each followed by a start
-    assert len(starts) == 4
+    assert len(starts) == guard.restarts - before == 4
 
 
 def test_an_engine_that_fails_over_everything_stops_the_job() -> None:
     broken = EngineGuard(dataclasses.replace(SPEC, factory="tests.pipelines.inference.poison:broken"))
+    assert broken.restarts == 0, "a first start is none"
     with pytest.raises(EngineError, match=r"request r1 .*SIGABRT.* and over a plain one too"):
         broken.generate([request(1)])
     with pytest.raises(EngineError, match="ConfigError: no engine of batch size 3"):

@@ -22,7 +22,7 @@ from pipelines.training.loop import StageWork
 from pipelines.training.recipes import FRESH
 from pipelines.training.sources import SourceIndex, index_inputs, is_class
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings and data give other numbers."""
 RECORD = "train.json"
 

@@ -7,6 +7,7 @@ What this does *not* do: load images (`loader`), choose rows (`data`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from llava_core.config import plan_tiles
@@ -20,6 +21,13 @@ from pipelines.training.stages import Stage
 
 CAPTION_PROMPT = "Describe this image in detail."
 """What is asked where a row has only a caption; the plain template drops it."""
+
+
+class TrainReason(StrEnum):
+    """Why a row is left out of a stage, although nothing is wrong with it."""
+
+    NO_IMAGE = "NO_IMAGE"
+    """Only the language model would see it, and that is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Unusable:
     uid: str
     """Of the row."""
     reason: str
-    """Of `pipelines.reasons`."""
+    """Of `pipelines.reasons`, or a `TrainReason`."""
     detail: str
     """For people."""
 
@@ -79,6 +87,9 @@ class Sampler:
         """The sample of a row, or why there is none."""
         if row.error is not None:
             return Unusable(row.uid, row.error, row.detail)
+        # A round of such rows alone would have no gradient at all.
+        if not row.sizes and not self.stage.trainable & {"language_model", "extra"}:
+            return Unusable(row.uid, TrainReason.NO_IMAGE, "the language model is frozen in this stage")
         try:
             return self._sample(row)
         except PromptRefused as refusal:

@@ -117,6 +117,24 @@ def test_a_row_that_cannot_be_used_says_why(bad: TrainRow, reason: str, processo
     assert made.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("parts", "used"),
+    [
+        (("projector",), False),
+        (("vision_tower", "projector", "newline"), False),
+        (("projector", "language_model"), True),
+        (("projector", "extra"), True),
+    ],
+)
+def test_a_row_without_image_is_left_out_where_nothing_that_sees_it_learns(
+    processor: LLaVAProcessor, parts: Sequence[str], used: bool
+) -> None:
+    one = cases.stage(learning_rates=dict.fromkeys(parts, 1e-3))
+    made = Sampler(processor, one)(row("Hi?", "Yes."))
+    assert isinstance(made, Sample) if used else isinstance(made, Unusable) and made.reason == "NO_IMAGE"
+    assert isinstance(Sampler(processor, one)(row("<image>\nWhat?", "This.", sizes=[Size(30, 40)])), Sample)
+
+
 def test_samples_without_with_several_images_and_video(processor: LLaVAProcessor) -> None:
     sampler = Sampler(processor, cases.stage(row_tokens=4000))
 

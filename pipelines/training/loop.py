@@ -243,9 +243,7 @@ class _Run:
             self.checkpoints.finish()
         if counts[0] == 0 and not self.module.extra:
             return
-        progress, total_steps = self._progress(step)
-        factor = rate_at(self.step, progress, self.stage, total_steps)
-        rates = set_rates(self.optimizer, factor)
+        rates = set_rates(self.optimizer, self._factor(step))
         losses, called = self._backward(step, counts)
         norm = grad_norm([parameter for _, parameter in trainable(self.module)], self.stage.max_grad_norm)
         loss = float((losses * self.module.weights().double()).sum())
@@ -273,18 +271,15 @@ class _Run:
         if self.meter is not None and not is_local(self.work.output):
             upload_folder(Path(self.work.folder), self.work.output, self.work.storage_options)
 
-    def _progress(self, step: Step) -> tuple[float, float]:
-        """Part of the stage that lies before a step, and its steps in all."""
-        if self.stage.max_steps is not None:
-            return self.step / self.stage.max_steps, float(self.stage.max_steps)
-        total = self.stream.total
-        before = self.cursor.taken - len(step.uids) - len(step.unusable)
-        return before / total, total / self.stage.batch_size
+    def _part(self, step: int, taken: int) -> float:
+        """Part of the stage that lies before a place in it: steps end it, or samples, whichever comes first."""
+        return max(taken / self.stream.total, step / (self.stage.max_steps or math.inf))
 
-    def _done(self) -> float:
-        """Part of the stage that is done."""
-        steps = self.stage.max_steps
-        return max(self.cursor.taken / self.stream.total, 0.0 if steps is None else self.step / steps)
+    def _factor(self, step: Step) -> float:
+        """Factor of the peak learning rate in a step."""
+        before = self.cursor.taken - len(step.uids) - len(step.unusable)
+        total_steps = min(self.stream.total / self.stage.batch_size, self.stage.max_steps or math.inf)
+        return rate_at(self.step, self._part(self.step, before), self.stage, total_steps)
 
     def _exchange(self, step: Step, ready: float) -> tuple[Tensor, list[float]]:
         """Counts of each loss over all workers; and: samples lost, checkpoints arrived, tokens, row budget, images."""
@@ -363,7 +358,7 @@ class _Run:
             "seconds": seconds,
             "samples": self.cursor.used,
             "rejected": sum(self.cursor.rejected.values()) + sum(self.unreadable.values()),
-            "done": self._done(),
+            "done": self._part(self.step, self.cursor.taken),
         }
         if self.peak:
             values["mfu"] = flops / seconds / self.peak

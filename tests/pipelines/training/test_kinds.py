@@ -79,6 +79,43 @@ def test_adapters_train_alone_and_are_merged_into_what_transformers_loads(folder
     assert torch.equal(merged, after["language_model.model.layers.1.mlp.down_proj.weight"])
 
 
+@pytest.mark.parametrize("parts", [("projector",), ("vision_tower", "projector")])
+def test_words_alone_are_left_out_where_the_language_model_is_frozen(
+    folder: Path, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    rows = json.loads((folder / "corpus/data.json").read_text())
+    pictures = [row for row in rows if isinstance(row.get("image"), str)][:6]
+    # each of these would fill a row of its own
+    words = [{"id": f"t{n}", "conversations": cases.turns("Who?", "so " * 120 + str(n))} for n in range(5)]
+    data = folder / f"corpus/words-{len(parts)}.json"
+    data.write_text(json.dumps([*words, *pictures]))
+    one = cases.stage("align", learning_rates=dict.fromkeys(parts, 1e-3), batch_size=2)
+    steps = run(cases.work(folder / "untrained", [str(data)], tmp_path, one))
+    assert [step["samples"] for step in steps] == [2, 4, 6]
+    marker = json.loads((tmp_path / "align/model/COMPLETE.json").read_text())
+    assert marker["cursor"]["rejected"] == {"NO_IMAGE": 5} and marker["cursor"]["taken"] == 11
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "factors"),
+    [
+        # 24 samples are four steps, of which the first rises from 0, whatever more would be allowed
+        (None, [0.0, 1.0, 0.75, 0.25]),
+        (1000, [0.0, 1.0, 0.75, 0.25]),
+        # and these three, of which a quarter is none
+        (3, [1.0, 0.75, 0.25]),
+    ],
+)
+def test_rates_rise_and_fall_over_the_steps_that_there_are(
+    folder: Path, tmp_path: Path, max_steps: int | None, factors: list[float]
+) -> None:
+    rates: dict[Any, float] = {"projector": 0.5, "language_model": 1e-3}
+    one = cases.stage(learning_rates=rates, max_steps=max_steps, warmup_ratio=0.25)
+    steps = run(work_of(folder, tmp_path, one))
+    assert [step["lr/projector"] for step in steps] == pytest.approx([0.5 * factor for factor in factors])
+    assert steps[-1]["done"] == 1.0 and steps[0]["done"] == pytest.approx(1 / len(steps))
+
+
 def test_bfloat16_follows_float32_and_keeps_its_weights(folder: Path, tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):

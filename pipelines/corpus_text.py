@@ -65,7 +65,7 @@ def parse_json(data: bytes) -> Any:
         data: UTF-8, a byte-order mark is fine.
 
     Raises:
-        CorpusRefused: BAD_JSON (syntax, doubled keys, NaN, infinities, floats out of range, integers or nesting beyond
+        CorpusRefused: BAD_JSON (syntax, doubled keys, NaN, infinities, numbers out of a float's range, nesting beyond
             what Python takes), BAD_ENCODING (not UTF-8, lone surrogates).
 
     Example:
@@ -74,7 +74,9 @@ def parse_json(data: bytes) -> Any:
     """
     text = decode_utf8(data)
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
+        )
     except RecursionError as error:
         raise CorpusRefused(CorpusReason.BAD_JSON, "nested too deeply") from error
     except ValueError as error:
@@ -102,6 +104,12 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{digits[:40]} is out of range")
     return number
+
+
+def _integer(digits: str) -> int:
+    # whoever reads a number may make a float of it
+    _finite(digits)
+    return int(digits)
 
 
 def canonical_json(value: Any) -> str:

@@ -17,6 +17,9 @@ SAMPLE_ROWS, SAMPLE_PLACES = 256, 4
 
 def say_plan(job: CurateJob, missing: Sequence[Fragment], say: Say) -> None:
     """Calibrate on a sample and say rows, rates and time left."""
+    if not job.fragments:
+        say("rows in: 0; there is nothing to do")
+        return
     left = total_rows(missing)
     step = max(1, len(job.fragments) // SAMPLE_PLACES)
     heads = (one.head(SAMPLE_ROWS // SAMPLE_PLACES) for one in itertools.islice(job.fragments, 0, None, step))

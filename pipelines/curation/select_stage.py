@@ -159,7 +159,7 @@ def commit_selection(
     """Replace the table by a selection, in one commit.
 
     Args:
-        table: SELECTION of one run; at least one row.
+        table: SELECTION of one run.
         selection_uri: the table; made if it is missing.
         run_id: the run; where the table holds it already, nothing is committed.
         storage_options: see `storage.storage_options`; None reads the environment.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -200,6 +201,18 @@ def test_evaluation_images_and_decisions_of_people(tmp_path: Path) -> None:
     said = run(config(tmp_path, against=against, overrides=str(decisions)))
     assert [(row["uid"], row["error"]) for row in rows(tmp_path, "selection") if row["error"]] == [(other, "VETOED")]
     assert not [line for line in said if line.startswith("probe:")]
+
+
+def test_a_corpus_without_a_row_comes_to_tables_without_a_row(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.parquet"
+    pq.write_table(pa.table({"image": pa.array([], pa.binary()), "text": pa.array([], pa.string())}), empty)
+    settings = config(tmp_path, input=(str(empty),))
+    assert run(dataclasses.replace(settings, plan=True)) == ["rows in: 0; there is nothing to do"]
+    assert not (tmp_path / "out").exists()
+    said = run(settings)
+    assert said[-1].splitlines()[0].split() == ["rows", "in", "0"]
+    assert [rows(tmp_path, name) for name in versions(tmp_path)] == [[], [], [], []]
+    assert "nothing was missing" in run(settings)[-1]
 
 
 def test_an_image_that_kills_its_decoder_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

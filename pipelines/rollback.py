@@ -17,7 +17,7 @@ from llava_core.errors import ConfigError
 from pipelines import upkeep
 from pipelines.cli import Say
 from pipelines.record import RunRecord
-from pipelines.storage import StorageOptions, filesystem, is_local, join_uri, local_path, storage_options
+from pipelines.storage import StorageOptions, absolute_uri, filesystem, join_uri, storage_options
 from pipelines.tables import open_table
 
 TABLES = ("selection", "shards")
@@ -59,7 +59,7 @@ def roll_back(config: RollbackConfig, say: Say) -> None:
     Raises:
         ConfigError: there is no such table, or nothing stood at that time.
     """
-    output = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
+    output = absolute_uri(config.output)
     options = storage_options(output)
     found = {name: versions(join_uri(output, name), options) for name in TABLES}
     if config.to is None:

@@ -9,6 +9,7 @@ What this does *not* do: list corpora (`corpus`), write tables (`parts`, `tables
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ _AWS_NAMES = {
     "AWS_SESSION_TOKEN": ("AWS_SESSION_TOKEN",),
     "AWS_REGION": ("AWS_REGION", "AWS_DEFAULT_REGION"),
 }
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_URL_PART = re.compile(rf"[#?]|{_ESCAPE.pattern}")
 _CLIENT_CONFIG = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 5, "mode": "standard"}}
 
 
@@ -54,16 +57,25 @@ def local_path(uri: str) -> Path:
     """
     if not is_local(uri):
         raise ConfigError(f"{uri} is not on a local disk; expected a path or file://")
-    return Path(uri.partition("://")[2] if "://" in uri else uri).absolute()
+    return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser().absolute()
 
 
 def absolute_uri(uri: str) -> str:
     """Return what a worker in another folder finds the same place by.
 
+    Raises:
+        ConfigError: Delta would read the name as a URL and keep its log in another place than the files.
+
     Example:
         >>> absolute_uri("s3://bucket/corpus/"), absolute_uri("/data/corpus/")
         ('s3://bucket/corpus', '/data/corpus')
     """
+    found = (_ESCAPE if is_local(uri) else _URL_PART).search(uri)
+    if found:
+        raise ConfigError(
+            f"{uri} has {found[0]!r} in it, which Delta reads as a part of a URL: its log would lie in another place "
+            "than the files; expected a folder without"
+        )
     return str(local_path(uri)) if is_local(uri) else uri.rstrip("/")
 
 

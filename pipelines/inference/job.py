@@ -26,7 +26,7 @@ from pipelines.inference.prepare import RunSettings
 from pipelines.inference.stage import StageSpec
 from pipelines.inference.work import Work, total_rows
 from pipelines.known_rows import NOTHING_KNOWN, find_known, note_rows
-from pipelines.storage import corpus_options, is_local, local_path, storage_options
+from pipelines.storage import absolute_uri, corpus_options, is_local, storage_options
 
 CHUNK_BATCHES = 4
 """Batches of an engine whose images are in a worker's memory at once: enough to sort them by length."""
@@ -97,7 +97,7 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         from llava_core.checkpoints.quantise import require_bitsandbytes
 
         require_bitsandbytes()
-    table_uri = str(local_path(config.output)) if is_local(config.output) else config.output.rstrip("/")
+    table_uri = absolute_uri(config.output)
     inquiry = config.inquiry
     options = _storage_options(config, inquiry, table_uri)
     remote = next((uri for uri in (*config.input, *inquiry.sources) if not is_local(uri)), "")

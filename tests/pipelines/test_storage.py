@@ -36,6 +36,22 @@ def test_write_read_and_overwrite(place: tuple[str, dict[str, str]]) -> None:
         assert file.read(3) == b"456"
 
 
+@pytest.mark.parametrize("uri", ["s3://b/a#1", "s3://b/what?x", "s3://b/50%25off", "/data/50%2foff", "file:///a/%C3"])
+def test_a_name_that_delta_reads_as_a_url_is_no_place_for_a_table(uri: str) -> None:
+    with pytest.raises(ConfigError, match="which Delta reads as a part of a URL"):
+        storage.absolute_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/100% new/é+", "/data/a#1", "/data/what?x", "/data/100%"])
+def test_other_signs_are_plain(uri: str) -> None:
+    assert storage.absolute_uri(uri) == uri
+
+
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert storage.absolute_uri("~/captions") == "/home/somebody/captions"
+
+
 def test_write_once_keeps_the_first(place: tuple[str, dict[str, str]]) -> None:
     folder, options = place
     uri = storage.join_uri(folder, "plan.json")

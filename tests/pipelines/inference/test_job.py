@@ -94,6 +94,11 @@ def test_missing_input_and_model_are_refused_before_anything_starts(corpus: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_delta_would_split_is_refused_before_any_work(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match="'#'"):
+        freeze(config(corpus, output="s3://bucket/captions#2"))
+
+
 def test_a_job_knows_its_rows_its_model_and_where_workers_find_it(corpus: Path) -> None:
     job = freeze(config(corpus, task="classification", batch_size=2))
     assert (job.rows_in, job.spec.model) == (3, "tiny")

@@ -72,6 +72,7 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._outcome: dict[str, Any] = {}
         self._pending: tuple[str, Path, dict[str, Any]] | None = None
+        self._refused: set[str] = set()
 
     @property
     def pending(self) -> bool:
@@ -138,7 +139,7 @@ class Checkpoints:
     def newest(self) -> tuple[str, dict[str, Any]] | None:
         """The newest complete checkpoint of this run whose files are whole: its folder and its state.
 
-        All workers call this together. Folders that are not complete are removed.
+        All workers call this together. Those that are not used go once the next one is complete.
         """
         found = None
         if world()[0] == 0:
@@ -148,6 +149,7 @@ class Checkpoints:
                 if fault is None:
                     found = target
                     break
+                self._refused.add(target)
                 log.warning("checkpoint %s is not used: %s; looking for the one before", target, fault)
         found = from_first(found)
         if found is None:
@@ -262,9 +264,12 @@ class Checkpoints:
         return folder
 
     def _prune(self) -> None:
-        for target, _ in self._complete()[self.keep :]:
+        """Remove old ones, and newer ones that were not whole: neither may take the place of one that can be loaded."""
+        usable = [target for target, _ in self._complete() if target not in self._refused]
+        for target in (*usable[self.keep :], *self._refused):
             store, place = filesystem(target, self.options)
             store.rm(place, recursive=True)
+        self._refused.clear()
 
 
 def files_fault(target: str, files: Mapping[str, Any], options: StorageOptions | None) -> str | None:

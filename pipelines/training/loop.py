@@ -28,6 +28,7 @@ from pipelines.training.calls import Calls, stopped
 from pipelines.training.checkpoint import Checkpoints, seed_all
 from pipelines.training.data import Cursor, StepStream, cursor_from
 from pipelines.training.distributed import everyone, grad_norm, shard, total_of, world
+from pipelines.training.errors import TrainingStopped
 from pipelines.training.export import finish_stage, open_model, read_marker, upload_folder
 from pipelines.training.loader import Loader, Step
 from pipelines.training.module import TrainModule
@@ -247,7 +248,12 @@ class _Run:
         losses, called = self._backward(step, counts)
         norm = grad_norm([parameter for _, parameter in trainable(self.module)], self.stage.max_grad_norm)
         loss = float((losses * self.module.weights().double()).sum())
-        self.alarm.check(self.step + 1, loss, norm, step.uids, self.checkpoints.uri)
+        try:
+            self.alarm.check(self.step + 1, loss, norm, step.uids, self.checkpoints.uri)
+        except TrainingStopped:
+            # All workers meet it, and the step was not taken: what has been saved before it is good.
+            self.checkpoints.finish()
+            raise
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -103,6 +103,23 @@ def test_old_checkpoints_go_once_a_newer_one_is_complete(untrained: Path, tmp_pa
     assert sorted(path.name[:8] for path in (tmp_path / "c").iterdir()) == ["00000020", "00000030"]
 
 
+def test_one_that_was_refused_takes_no_place_of_a_good_one(untrained: Path, tmp_path: Path) -> None:
+    store = Checkpoints(str(tmp_path / "c"), "run", keep=2)
+    for step in (40, 60):
+        save(store, untrained, step, step)
+    shard = max((tmp_path / "c").iterdir()) / "__0_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    again = Checkpoints(str(tmp_path / "c"), "run", keep=1)
+    assert loaded(again, untrained) == {40.0}
+    # until there is a better one, nothing goes
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    save(again, untrained, 50, 50)
+    assert [path.name[:8] for path in (tmp_path / "c").iterdir()] == ["00000050"]
+    assert loaded(again, untrained) == {50.0}
+    save(again, untrained, 60, 60)
+    assert loaded(again, untrained) == {60.0}
+
+
 def test_a_full_disk_stops_and_keeps_the_last_good_one(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

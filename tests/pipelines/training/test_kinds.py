@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ from llava_core.checkpoints.untrained import byte_tokenizer, fill, untrained_con
 from llava_core.losses import language_loss
 from llava_core.model import model_class
 from pipelines.storage import filesystem
+from pipelines.training.checkpoint import Checkpoints
+from pipelines.training.errors import TrainingStopped
 from pipelines.training.export import fetch_model, read_marker
 from pipelines.training.loader import encode
 from pipelines.training.loop import StageWork, run_stage
 from pipelines.training.stages import LoraConfig, Stage
+from pipelines.training.watch import Alarm
 from tests.pipelines.training import cases, workers
 from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
 
@@ -114,6 +119,27 @@ def test_rates_rise_and_fall_over_the_steps_that_there_are(
     steps = run(work_of(folder, tmp_path, one))
     assert [step["lr/projector"] for step in steps] == pytest.approx([0.5 * factor for factor in factors])
     assert steps[-1]["done"] == 1.0 and steps[0]["done"] == pytest.approx(1 / len(steps))
+
+
+def test_a_loss_that_is_no_good_leaves_the_checkpoint_that_is_on_its_way(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring, check = Checkpoints._bring, Alarm.check
+
+    def slowly(self: Checkpoints, *args: Any) -> None:
+        time.sleep(1)
+        bring(self, *args)
+
+    def checked(self: Alarm, step: int, loss: float, *rest: Any) -> None:
+        check(self, step, math.nan if step == 4 else loss, *rest)
+
+    monkeypatch.setattr(Checkpoints, "_bring", slowly)
+    monkeypatch.setattr(Alarm, "check", checked)
+    work = work_of(folder, tmp_path, cases.stage(), checkpoint_steps=3)
+    with pytest.raises(TrainingStopped, match="step 4: the loss is nan"):
+        run(work)
+    (saved,) = Path(work.output, "checkpoints").iterdir()
+    assert saved.name.startswith("00000003-") and (saved / "COMPLETE.json").exists()
 
 
 def test_bfloat16_follows_float32_and_keeps_its_weights(folder: Path, tmp_path: Path) -> None:

@@ -50,7 +50,10 @@ def finish(job: CurateJob, decided: Decided, *, new_rows: int, seconds: float, s
     counts = dict(decided.counts)
     for reason, rows in decided.unmeasured.items():
         say(f"{rows:,} rows have no value for {reason}, so they pass it")
-    faults = _faults(job, decided)
+    written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
+    for reason, rows in written.rejected.items():
+        say(f"{rows:,} kept rows cannot be trained on, and are rejected in shards: {reason}")
+    faults = _faults(job, decided, written)
     _write_record(job, status="failed" if faults else "complete", counts=counts)
     _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)
     if faults:
@@ -75,11 +78,10 @@ def _replaced_by(job: CurateJob) -> dict[str, list[str] | None]:
     return {name: _runs(job, name) for name in TABLES if name != "scores"}
 
 
-def _faults(job: CurateJob, decided: Decided) -> list[str]:
+def _faults(job: CurateJob, decided: Decided, written: Counts) -> list[str]:
     """What does not add up."""
     names = {fragment.fragment_id for fragment in job.fragments}
     probed = accounts.counts(job.table("scores"), job.run_id, fragment_ids=names, storage_options=job.options)
-    written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
     kept = decided.counts.get(KEPT, 0)
     faults = []
     if probed.rows != job.rows_in or decided.rows != job.rows_in:

@@ -20,9 +20,8 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from llava_core.config import ModelConfig, plan_tiles
-from llava_core.conversations import from_llava
 from llava_core.errors import ImageRefused, PromptRefused
-from llava_core.prompts import render
+from pipelines.curation.conversations import check_conversation
 from pipelines.curation.hashes import HASH_BYTES
 from pipelines.curation.look import ImageFacts, shallow
 from pipelines.curation.looker import Looked, Looker
@@ -32,7 +31,7 @@ from pipelines.fragments import CorpusRow, printable
 from pipelines.sandbox import SandboxSettings
 from schemas.score import CARRIED, SCORE
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Part of a run's identity: raise it whenever a change here gives the same input another row."""
 CHUNK_ROWS, CHUNK_BYTES = 64, 2**26
 """Rows, and bytes of their images, that are in memory at once."""
@@ -214,8 +213,7 @@ def _text_values(row: CorpusRow, settings: ProbeSettings, tokenizer: Tokenizer |
     """
     text, turns = row.text or "", None
     if row.conversations is not None:
-        messages = from_llava(json.loads(row.conversations), len(row.images))
-        render(messages, settings.model.template)
+        messages = check_conversation(row.conversations, len(row.images), settings.model)
         text, turns = "\n".join(message.text.strip() for message in messages), len(messages)
     if tokenizer is None:
         tokens = math.ceil(len(text.encode()) / BYTES_PER_TOKEN)

@@ -7,7 +7,6 @@ trained on becomes a rejected row. What this does *not* do: choose rows (`select
 Ray or commit (`shard_stage`).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +15,14 @@ from typing import Any, Literal
 import torch
 
 from llava_core.config import ModelConfig, check_choice, plan_tiles
-from llava_core.conversations import Conversation, from_llava
-from llava_core.errors import ConfigError, ImageRefused, PromptReason, PromptRefused
+from llava_core.errors import ConfigError, ImageRefused, PromptRefused
 from llava_core.geometry import Size, TilePlan
 from llava_core.image_headers import DEFAULT_LIMITS, DecodeLimits, read_header
 from llava_core.images import decode_image
-from llava_core.prompts import render
 from llava_core.tiling import tile_image
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
+from pipelines.curation.conversations import check_conversation
 from pipelines.curation.shard_file import ShardFile
 from pipelines.curation.shard_plan import Piece, ShardSize
 from pipelines.errors import TableError
@@ -181,24 +179,6 @@ def shard_row(row: CorpusRow, settings: ShardSettings, model: ModelConfig) -> di
         "tile_size": model.tiles.tile_size if tiles is not None else None,
         "tiles": tiles,
     }
-
-
-def check_conversation(text: str, num_images: int, model: ModelConfig) -> Conversation:
-    """Hold a conversation to what training needs: roles in turns, an answer last, a place for each image.
-
-    Args:
-        text: canonical JSON of `{"from", "value"}`.
-        num_images: images of the row.
-        model: whose template it has to fit.
-
-    Raises:
-        PromptRefused: BAD_CONVERSATION, TOKEN_MISMATCH, EMPTY_TEXT or TOO_LONG.
-    """
-    conversation = from_llava(json.loads(text), num_images)
-    if not conversation or conversation[-1].role != "assistant":
-        raise PromptRefused(PromptReason.BAD_CONVERSATION, "the last turn is not the assistant's")
-    render(conversation, model.template)
-    return conversation
 
 
 def _blank(row: CorpusRow, settings: ShardSettings) -> dict[str, Any]:

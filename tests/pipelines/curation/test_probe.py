@@ -156,6 +156,8 @@ def test_several_images_share_a_row_and_have_no_phash(sandbox: Looker) -> None:
         ([("gpt", "A cat."), ("human", "<image>\nWhat?")], "BAD_CONVERSATION"),
         ([("human", "<image>\nWhat?"), ("human", "What?")], "BAD_CONVERSATION"),
         ([("human", "<image>\nWhat?"), ("gpt", "")], "EMPTY_TEXT"),
+        ([("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "And?")], "BAD_CONVERSATION"),
+        ([("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "And?"), ("gpt", "A dog.")], None),
     ],
 )
 def test_conversations_that_cannot_be_trained_on_are_refused(

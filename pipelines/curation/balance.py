@@ -64,8 +64,12 @@ class BalanceConfig:
         return bool(self.caps or self.weights or self.total is not None)
 
 
-def uid_fractions(uids: Iterable[str], seed: int) -> NDArray[np.float64]:
+def uid_fractions(uids: Iterable[str], seed: int | str) -> NDArray[np.float64]:
     """float64[N] in [0, 1): the number of each uid, the same on every machine.
+
+    Args:
+        uids: of the rows.
+        seed: a number of the user's, or a word for what must not go by the same numbers as anything of the user's.
 
     Example:
         >>> uid_fractions(["a", "b"], 0).round(4).tolist(), uid_fractions(["a"], 1).round(4).tolist()

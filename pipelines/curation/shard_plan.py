@@ -23,7 +23,8 @@ from pipelines.curation.balance import uid_fractions
 from pipelines.errors import TableError
 from pipelines.fragments import Fragment, make_fragment
 
-_CUT_SEED = 0
+_CUT_SEED = "cut"
+"""Of its own: balancing keeps rows with small numbers, which would all be rows that cut."""
 _NAME_BYTES = 2_000
 """What a row weighs beside its images: text, plan, names."""
 
@@ -65,7 +66,7 @@ class ShardPlan:
     """One shard before its bytes are read."""
 
     shard_id: str
-    """First 20 hex digits of the sha256 of the rows that are in it, and of what they are made of."""
+    """First 20 hex digits of the sha256 of the rows that are in it, what they are made of and what they carry."""
     rows: pa.Table
     """uid, source, corpus_fragment, row_index, n_image_tokens, n_text_tokens; in order of place."""
 
@@ -186,9 +187,10 @@ def narrow_piece(fragment: Fragment, indices: Sequence[int], uids: Sequence[str]
 
 def _plan(rows: pa.Table, fragments: dict[str, Fragment]) -> ShardPlan:
     digest = hashlib.sha256()
-    columns = (rows[name].to_pylist() for name in ("corpus_fragment", "row_index", "uid"))
-    for name, index, uid in zip(*columns, strict=True):
-        digest.update(f"{_content(fragments[name], index)}/{uid}\n".encode())
+    names = ("corpus_fragment", "row_index", "uid", "source", "n_image_tokens", "n_text_tokens")
+    columns = (rows[name].to_pylist() for name in names)
+    for name, index, uid, *carried in zip(*columns, strict=True):
+        digest.update(f"{_content(fragments[name], index)}/{uid}/{carried}\n".encode())
     return ShardPlan(shard_id=digest.hexdigest()[:20], rows=rows)
 
 

@@ -30,7 +30,7 @@ from schemas.shard import SHARD
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raised when the same rows and settings give other bytes."""
 MAX_RETRIES = 2
 """Times that a shard whose worker died is begun again."""

@@ -73,7 +73,7 @@ def write_model(
         processor: whose tokenizer goes beside it.
         target: folder; what was there is replaced.
         layout: of the folder.
-        marker: what COMPLETE.json says beside the files.
+        marker: what COMPLETE.json says beside layout and files.
         options: of the store.
     """
     store, place = filesystem(target, options)
@@ -87,7 +87,7 @@ def write_model(
             files[path.name] = [path.stat().st_size, hashlib.file_digest(opened, "sha256").hexdigest()]
         if not is_local(target):
             store.put_file(str(path), f"{place}/{path.name}")
-    write_json(join_uri(target, COMPLETE), {**marker, "files": files}, options)
+    write_json(join_uri(target, COMPLETE), {**marker, "layout": layout, "files": files}, options)
     if not is_local(target):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -111,6 +111,22 @@ def read_marker(target: str, options: StorageOptions | None = None) -> dict[str,
         log.warning("model %s is not used: %s", target, fault)
         return None
     return marker
+
+
+def unwritten(targets: Mapping[str, Layout], identity: str, options: StorageOptions | None = None) -> dict[str, Layout]:
+    """Those of some folders that do not hold a stage's whole model, in the layout that they are to have.
+
+    Args:
+        targets: folder → layout.
+        identity: of the stage.
+        options: of the store.
+    """
+    found = {}
+    for target, layout in targets.items():
+        marker = read_marker(target, options) or {}
+        if (marker.get("identity"), marker.get("layout")) != (identity, layout):
+            found[target] = layout
+    return found
 
 
 def fetch_model(source: str, options: StorageOptions | None = None) -> str:
@@ -159,6 +175,22 @@ def finish_stage(
     if tensors is not None:
         config = module.model.config
         model = plain_model(replace(config, trained=config.trained or trained), tensors, stage)
+        for target, layout in targets.items():
+            write_model(model, processor, target, layout=layout, marker=marker, options=options)
+    barrier()
+
+
+def write_again(source: str, targets: Mapping[str, Layout], options: StorageOptions | None = None) -> None:
+    """Write a stage's model, which is there, into more folders; all workers call this together, the first one writes.
+
+    Args:
+        source: folder of the stage's own model.
+        targets: folder → layout.
+        options: of the store.
+    """
+    if world()[0] == 0:
+        marker = read_json(join_uri(source, COMPLETE), options)
+        model, processor = open_model(source, options)
         for target, layout in targets.items():
             write_model(model, processor, target, layout=layout, marker=marker, options=options)
     barrier()

@@ -17,7 +17,7 @@ from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 from pipelines import record
 from pipelines.storage import absolute_uri, filesystem, is_local, join_uri, local_path, read_json, storage_options
 from pipelines.training.config import TrainConfig
-from pipelines.training.export import fetch_model, read_marker
+from pipelines.training.export import fetch_model, unwritten
 from pipelines.training.loop import StageWork
 from pipelines.training.recipes import FRESH
 from pipelines.training.sources import SourceIndex, index_inputs, is_class
@@ -51,17 +51,8 @@ class TrainJob:
 
     @property
     def missing(self) -> tuple[StageWork, ...]:
-        """Stages that are not done."""
-        return tuple(work for work in self.works if not is_done(work))
-
-
-def is_done(work: StageWork) -> bool:
-    """Whether a stage's model, and what it exports, is there and whole."""
-    for target in (work.own_model, *work.export):
-        marker = read_marker(target, work.storage_options)
-        if marker is None or marker.get("identity") != work.identity:
-            return False
-    return True
+        """Stages whose model, or what is exported of it, is not there and whole; every file of them is hashed."""
+        return tuple(work for work in self.works if unwritten(work.targets, work.identity, work.storage_options))
 
 
 def settle(config: TrainConfig) -> TrainJob:

@@ -21,21 +21,20 @@ from torch import Tensor
 
 from llava_core.checkpoints import Layout
 from llava_core.errors import ConfigError
-from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 from pipelines.storage import is_local, join_uri
 from pipelines.training.calls import Calls, stopped
 from pipelines.training.checkpoint import Checkpoints, seed_all
 from pipelines.training.data import Cursor, StepStream, cursor_from
-from pipelines.training.distributed import everyone, grad_norm, shard, total_of, world
+from pipelines.training.distributed import everyone, from_first, grad_norm, shard, total_of, world
 from pipelines.training.errors import TrainingStopped
-from pipelines.training.export import finish_stage, open_model, read_marker, upload_folder
+from pipelines.training.export import finish_stage, open_model, unwritten, upload_folder, write_again
 from pipelines.training.loader import Loader, Step
-from pipelines.training.module import TrainModule
+from pipelines.training.module import TrainModule, extra_losses
 from pipelines.training.optimizer import add_adapters, freeze, make_optimizer, rate_at, set_rates, trainable
 from pipelines.training.packing import cost_of
 from pipelines.training.samples import Sampler, Unusable
-from pipelines.training.sources import SourceIndex, find_class, open_source
+from pipelines.training.sources import SourceIndex, open_source
 from pipelines.training.stages import Stage
 from pipelines.training.watch import Alarm, Meter, peak_flops, step_flops
 
@@ -85,9 +84,14 @@ class StageWork:
         """Where the stage's model goes."""
         return join_uri(self.output, "model")
 
+    @property
+    def targets(self) -> dict[str, Layout]:
+        """Folder → layout of all that the stage ends with, its own model last."""
+        return {**self.export, self.own_model: "own"}
+
 
 def run_stage(work: StageWork, device: torch.device, post: Post | None = None, calls: Calls | None = None) -> None:
-    """Train a stage to its end, from its newest complete checkpoint; nothing is done where it has ended before.
+    """Train a stage to its end, from its newest complete checkpoint; where it has ended before, only exports that lack.
 
     All workers call this together, with an initialised process group where there are several.
 
@@ -104,8 +108,11 @@ def run_stage(work: StageWork, device: torch.device, post: Post | None = None, c
     """
     calls = calls or Calls()
     options = work.storage_options
-    marker = read_marker(work.own_model, options)
-    if marker is not None and marker.get("identity") == work.identity:
+    # The first worker looks, because looking is to hash every file.
+    lacking = from_first(unwritten(work.targets, work.identity, options) if world()[0] == 0 else None)
+    if work.own_model not in lacking:
+        if lacking:
+            write_again(work.own_model, lacking, options)
         return
     if any(everyone(calls.stopping())):
         raise stopped(work.stage.name, 0, None)
@@ -186,12 +193,11 @@ class _Run:
         self.checkpoints.finish()
         self._upload_metrics()
         marker = {"identity": self.work.identity, "step": self.step, **self._state()}
-        targets: dict[str, Layout] = {**self.work.export, self.work.own_model: "own"}
         finish_stage(
             self.module,
             self.base_processor,
             self.stage,
-            targets,
+            self.work.targets,
             marker,
             options=self.work.storage_options,
             trained=self.work.ends_recipe,
@@ -378,9 +384,3 @@ def stage_processor(processor: LLaVAProcessor, stage: Stage) -> LLaVAProcessor:
     if stage.template is None:
         return processor
     return LLaVAProcessor(processor.tokenizer, dataclasses.replace(processor.config, template=stage.template))
-
-
-def extra_losses(model: LLaVANeXT, stage: Stage) -> dict[str, Any]:
-    """A stage's extra losses, made for a model."""
-    made = [find_class(place, f"stage {stage.name}")(model) for place in stage.extra_losses]
-    return {loss.name: loss for loss in made}

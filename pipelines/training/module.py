@@ -22,7 +22,8 @@ from llava_core.last_layer import run_asked_rows, runs_asked_rows
 from llava_core.losses import LossConfig, alignment_loss
 from llava_core.model import LLaVANeXT
 from pipelines.training.loader import MicroBatch
-from pipelines.training.stages import Normalisation
+from pipelines.training.sources import find_class
+from pipelines.training.stages import Normalisation, Stage
 
 PARTS = ("text", "visual", "alignment")
 """Losses that the document names, in the order in which they are reported; extra ones follow by their names."""
@@ -173,6 +174,12 @@ class TrainModule(nn.Module):
             visual.append(torch.cat(own))
             captions.append(embed(labels[labels != IGNORE_INDEX]))
         return alignment_loss(visual, captions) * len(chosen)
+
+
+def extra_losses(model: LLaVANeXT, stage: Stage) -> dict[str, Any]:
+    """A stage's extra losses, made for a model."""
+    made = [find_class(place, f"stage {stage.name}")(model) for place in stage.extra_losses]
+    return {loss.name: loss for loss in made}
 
 
 def aligned_samples(batch: MicroBatch) -> list[int]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from llava_core.model import model_class
 from pipelines.storage import filesystem
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.errors import TrainingStopped
-from pipelines.training.export import fetch_model, read_marker
+from pipelines.training.export import fetch_model, read_marker, unwritten
 from pipelines.training.loader import encode
 from pipelines.training.loop import StageWork, run_stage
 from pipelines.training.stages import LoraConfig, Stage
@@ -140,6 +141,33 @@ def test_a_loss_that_is_no_good_leaves_the_checkpoint_that_is_on_its_way(
         run(work)
     (saved,) = Path(work.output, "checkpoints").iterdir()
     assert saved.name.startswith("00000003-") and (saved / "COMPLETE.json").exists()
+
+
+def test_an_export_that_lacks_is_written_from_the_stages_own_model(folder: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "model"
+    work = work_of(folder, tmp_path, cases.stage(max_steps=1), export={str(exported): "hf"})
+    steps = run(work)
+    assert unwritten(work.targets, work.identity) == {}
+    files = {path.name: path.read_bytes() for path in exported.iterdir()}
+    marker = json.loads(files["COMPLETE.json"])
+    assert (marker["layout"], marker["step"], marker["identity"]) == ("hf", 1, work.identity)
+    shutil.rmtree(exported)
+    assert unwritten(work.targets, work.identity) == {str(exported): "hf"}
+    own = Path(work.own_model, "COMPLETE.json")
+    before = own.stat().st_mtime_ns
+    assert run(work) == steps
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == files
+    # another layout is another folder, but not another model
+    other = dataclasses.replace(work, export={str(exported): "own"})
+    assert unwritten(other.targets, other.identity) == {str(exported): "own"}
+    assert run(other) == steps and own.stat().st_mtime_ns == before
+    assert unwritten(other.targets, other.identity) == {}
+    assert load_file(exported / "model.safetensors").keys() == load_file(f"{work.own_model}/model.safetensors").keys()
+    # a stage without its own model is trained, whatever is exported of it
+    shutil.rmtree(work.own_model)
+    assert unwritten(other.targets, other.identity) == {work.own_model: "own"}
+    run(other)
+    assert own.exists()
 
 
 def test_bfloat16_follows_float32_and_keeps_its_weights(folder: Path, tmp_path: Path) -> None:

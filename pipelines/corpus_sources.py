@@ -19,6 +19,7 @@ import fsspec.utils
 from llava_core.errors import ConfigError
 from pipelines.fragments import CorpusRefused, InputChanged
 from pipelines.row_refs import ObjectRef
+from pipelines.storage import no_store
 from schemas.reasons import CorpusReason
 
 StorageOptions = Mapping[str, Any] | None
@@ -72,7 +73,7 @@ def filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
             try:
                 _STORES[key] = fsspec.filesystem(scheme, use_listings_cache=False, **values)
             except (ValueError, ImportError) as error:
-                raise ConfigError(f"no store for {scheme}://: {error}") from error
+                raise no_store(scheme, error) from error
         return _STORES[key], rest
 
 

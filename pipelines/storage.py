@@ -154,11 +154,30 @@ def corpus_options(uri: str, options: StorageOptions | None) -> dict[str, Any]:
 
 
 def filesystem(uri: str, options: StorageOptions | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the fsspec file system of a URI, and the path in it."""
+    """Return the fsspec file system of a URI, and the path in it.
+
+    Raises:
+        ConfigError: there is none for its scheme, or it is not installed.
+    """
     if is_local(uri):
         return fsspec.filesystem("file"), str(local_path(uri))
-    found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(uri, **fsspec_options(uri, options))
+    try:
+        found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(uri, **fsspec_options(uri, options))
+    except (ValueError, ImportError) as error:
+        raise no_store(protocol(uri), error) from error
     return found
+
+
+def no_store(scheme: str, error: Exception) -> ConfigError:
+    """Make the error to raise where fsspec has no file system for a scheme; it says what brings one.
+
+    Args:
+        scheme: of a URI.
+        error: fsspec's.
+    """
+    missing = scheme in ("gs", "gcs") and isinstance(error, ImportError)
+    extra = "; this project's extra gcs brings it: pip install '.[gcs]'" if missing else ""
+    return ConfigError(f"no store for {scheme}://: {error}{extra}")
 
 
 def open_uri(uri: str, options: StorageOptions | None = None) -> Any:

@@ -25,7 +25,7 @@ from pipelines.inference.answer_config import AnswerConfig
 from pipelines.inference.config import CaptionConfig
 from pipelines.training.config import TrainConfig
 from tests.infra.images import ROOT
-from tests.infra.kustomize import Manifest, render
+from tests.infra.kustomize import Manifest, load, render
 
 KUBERAY = ROOT / "infra" / "kuberay"
 OVERLAYS = ("cpu", "gpu", "gpu-before-1.6")
@@ -245,6 +245,20 @@ def test_nothing_may_talk_unless_it_is_named(overlay: str) -> None:
         assert all("169.254.0.0/16" in block["except"] for block in blocks), name
     doors = [spec["ingress"] for name, spec in policies.items() if "operator" in name]
     assert [[port["port"] for rule in rules for port in rule["ports"]] for rules in doors] == [[8265]]
+
+
+def test_the_metadata_of_gke_is_opened_by_hand_and_to_nodes_of_ray_alone() -> None:
+    (policy,) = load(KUBERAY / "gke-metadata.yaml")
+    kubernetes_validate.validate(policy, "1.33", strict=True)
+    (nodes,) = (one for one in manifests("gpu") if one["metadata"]["name"] == "ray-nodes")
+    assert policy["metadata"]["namespace"] == nodes["metadata"]["namespace"]
+    assert policy["spec"]["podSelector"] == nodes["spec"]["podSelector"]
+    doors = [(to["ipBlock"]["cidr"], rule["ports"]) for rule in policy["spec"]["egress"] for to in rule["to"]]
+    assert doors == [
+        ("169.254.169.252/32", [{"protocol": "TCP", "port": 988}]),
+        ("169.254.169.254/32", [{"protocol": "TCP", "port": 80}]),
+    ]
+    assert not [one for overlay in OVERLAYS for one in manifests(overlay) if one["metadata"] == policy["metadata"]]
 
 
 def test_schedules_have_a_time_zone_and_a_history() -> None:

@@ -1,12 +1,14 @@
 """Files by URI, the same on a local disk and on S3: whole or absent, once when asked, never outside their folder."""
 
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llava_core.errors import ConfigError
-from pipelines import storage
+from pipelines import corpus_sources, storage
 from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
 
 __all__ = ["s3_bucket", "s3_server"]
@@ -45,6 +47,17 @@ def test_a_name_that_delta_reads_as_a_url_is_no_place_for_a_table(uri: str) -> N
 @pytest.mark.parametrize("uri", ["s3://b/100% new/é+", "/data/a#1", "/data/what?x", "/data/100%"])
 def test_other_signs_are_plain(uri: str) -> None:
     assert storage.absolute_uri(uri) == uri
+
+
+@pytest.mark.parametrize("filesystem", [storage.filesystem, corpus_sources.filesystem])
+def test_a_store_that_is_not_installed_is_a_wrong_setting(
+    filesystem: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ConfigError, match=r"no store for gs://: .*gcsfs.* extra gcs .*pip install '\.\[gcs\]'"):
+        filesystem("gs://bucket/photos", {})
+    with pytest.raises(ConfigError, match=r"no store for nfs9://: Protocol not known: nfs9$"):
+        filesystem("nfs9://bucket/photos", {})
 
 
 def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:

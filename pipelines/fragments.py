@@ -65,6 +65,11 @@ class Fragment:
         """One past the last row, counted as `start` is."""
         return self.start + self.num_rows
 
+    @property
+    def mark(self) -> str:
+        """What `mark_fragment` added to the id; empty if nothing."""
+        return self.fragment_id.partition("-")[2]
+
     def row_uri(self, index: int) -> str:
         """The row's uri: the image's own for files, `container#key` otherwise, the container's if that is refused."""
         row = self.rows[index] if self.rows else None
@@ -155,6 +160,23 @@ def make_fragment(
         start=start,
         rows=pack_rows(rows),
     )
+
+
+def mark_fragment(fragment: Fragment, made_of: str) -> Fragment:
+    """Return the fragment under an id that also names what else, beside its objects, the rows of a table follow from.
+
+    Args:
+        fragment: as planned.
+        made_of: such as the input, where rows say which folder of it they are in.
+
+    Example:
+        >>> ref = ObjectRef(uri="/d/a.parquet", size=10, version="7")
+        >>> made = make_fragment(kind="parquet", source="/d", root="/d", container=ref, start=3, num_rows=2)
+        >>> mark_fragment(made, "/d").fragment_id
+        'c0506beb9d67a1907255-4823e769'
+    """
+    mark = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    return dataclasses.replace(fragment, fragment_id=f"{fragment.fragment_id}-{mark}")
 
 
 def refused_fragment(

@@ -255,10 +255,10 @@ def count_known(known: Mapping[str, Known]) -> int:
 
 
 def _names(fragment: Fragment) -> list[tuple[str, str]]:
-    """(uid, row_version) of each row; none of a container."""
+    """(uid, row_version and the fragment's mark) of each row; none of a container."""
     if fragment.kind != "files":
         return []
-    return [(fragment.row_uid(index), row_version(row)) for index, row in enumerate(fragment.rows)]
+    return [(fragment.row_uid(index), row_version(row) + fragment.mark) for index, row in enumerate(fragment.rows)]
 
 
 def _noted(fragment: Fragment) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from llava_core.config import ModelConfig
 from llava_core.errors import ConfigError
 from pipelines import record
 from pipelines.corpus import plan_corpus
+from pipelines.corpus_sources import normalise
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.models import find_model
 from pipelines.curation.overrides import Overrides, read_overrides
@@ -23,7 +24,7 @@ from pipelines.curation.select_stage import table_digest
 from pipelines.curation.shard import ShardSettings
 from pipelines.curation.shard_stage import ShardSpec, shard_run
 from pipelines.curation.text_measures import read_words
-from pipelines.fragments import Fragment, total_rows
+from pipelines.fragments import Fragment, mark_fragment, total_rows
 from pipelines.sandbox import SandboxSettings
 from pipelines.storage import absolute_uri, corpus_options, exists, is_local, join_uri, storage_options
 from pipelines.tables import open_table
@@ -178,13 +179,15 @@ def _named(spec: ProbeSpec, run_id: str) -> ProbeSpec:
 
 def _plan(inputs: Sequence[str], config: CurateConfig, options: dict[str, str], limit: int | None) -> list[Fragment]:
     remote = next((uri for uri in inputs if not is_local(uri)), "")
-    return plan_corpus(
+    fragments = plan_corpus(
         inputs,
         limit=limit,
         storage_options=corpus_options(remote, options),
         columns=config.columns,
         settings=config.corpus,
     )
+    # a row's source is what is below its input: of another input the same files are other rows
+    return [mark_fragment(one, normalise(one.source)) for one in fragments]
 
 
 def _split_references(against: Sequence[str], options: dict[str, str]) -> tuple[list[str], list[tuple[str, str]]]:

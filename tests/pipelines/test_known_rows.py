@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from pipelines.corpus import plan_corpus
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.errors import TableError
-from pipelines.fragments import Fragment, make_uid
+from pipelines.fragments import Fragment, make_uid, mark_fragment
 from pipelines.known_rows import (
     Known,
     count_known,
@@ -58,9 +58,11 @@ def read_rows(fragment: Fragment, places: tuple[int, ...], whole: Fragment, run:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def job(folder: Path, table_uri: str, *, run: str = "run", copies: int = 1, only: int | None = None) -> list[str]:
+def job(
+    folder: Path, table_uri: str, *, run: str = "run", copies: int = 1, only: int | None = None, made_of: str = ""
+) -> list[str]:
     """A job over a folder as it is now; the files that it read. `only`: it dies after so many fragments."""
-    fragments = plan(folder)
+    fragments = [mark_fragment(one, made_of) if made_of else one for one in plan(folder)]
     table = DeltaTable(table_uri) if Path(table_uri, "_delta_log").exists() else None
     there = set() if table is None else {row["fragment_id"] for row in rows_of(table_uri) if row["run_id"] == run}
     missing = [one for one in fragments if one.fragment_id not in there]
@@ -173,6 +175,17 @@ def test_another_run_takes_nothing_over(folder: Path, tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     job(folder, uri)
     assert len(job(folder, uri, run="other")) == 60
+
+
+def test_rows_that_also_follow_from_something_else_are_taken_over_where_that_is_the_same(
+    folder: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "table")
+    assert len(job(folder, uri, made_of="/a")) == 60
+    (folder / "030x.jpg").write_text("7 new")
+    assert job(folder, uri, made_of="/a") == ["030x.jpg"]
+    assert len(job(folder, uri, made_of="/b")) == 61
+    assert len(rows_of(uri)) == 61
 
 
 def test_containers_have_no_known_rows(tmp_path: Path) -> None:

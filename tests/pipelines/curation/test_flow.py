@@ -141,6 +141,19 @@ def test_the_state_follows_files_and_their_run_does_not(corpus: Path) -> None:
     assert jobs[-1].reference_probe.settings.run_id != jobs[-1].run_id
 
 
+def test_the_same_files_of_another_input_are_other_rows_because_their_source_is(corpus: Path) -> None:
+    (corpus / "web").mkdir()
+    (corpus / "web" / "9.jpg").write_bytes(encoded(scene(9)))
+    inner, outer, slash = (
+        freeze(config(corpus, input=(uri,))).fragments for uri in (f"{corpus}/web", str(corpus), f"{corpus}/")
+    )
+    assert {one.mark for one in outer} == {one.mark for one in slash} != {one.mark for one in inner}
+    assert outer == tuple(dataclasses.replace(one, source=str(corpus)) for one in slash), "however it is spelled"
+    (alone,) = inner
+    root = alone.rows[0]
+    assert [row for one in outer for row in one.rows if row == root] == [root]
+
+
 def clustered(rows: pa.Table) -> pa.Table:
     clusters, _ = dedupe_table(rows, DedupeConfig())
     place = [rows["uid"].to_pylist().index(uid) for uid in clusters["uid"].to_pylist()]

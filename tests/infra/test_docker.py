@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 import yaml
 from deltalake import DeltaTable
+from packaging.version import Version
 from s3fs import S3FileSystem
 
 from pipelines import health, tables
@@ -74,6 +75,15 @@ def test_every_package_is_held_to_the_constraints() -> None:
     for one in installs:
         # torch's exact version is read from the same file
         assert "--constraint constraints.txt" in one or ("--no-deps" in one and '"$torch"' in one), one
+
+
+def test_the_version_that_the_commands_give_is_one() -> None:
+    for path in (DOCKERFILE, ROOT / "infra" / "README.md"):
+        lines = [line for line in path.read_text().splitlines() if "docker build " in line]
+        versions = [found for line in lines for found in re.findall(r"--build-arg VERSION=(\S+)", line)]
+        assert len(versions) == len(lines) == 2, path
+        # setuptools-scm takes nothing else
+        assert [str(Version(one)) for one in versions] == versions
 
 
 def test_what_is_copied_is_there_and_is_not_ignored() -> None:

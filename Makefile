@@ -1,6 +1,9 @@
 # Each target makes .venv if it is missing, installs what it needs with constraints.txt, and runs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Where torch comes from; pip's own index if empty, whose torch for Linux brings CUDA's libraries. For CPUs alone:
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -11,8 +14,8 @@ help:  ## show the targets
 
 .venv/python:
 	$(PYTHON) -m venv .venv
-	@# torch first and by its exact version: a range would let another package pull the CUDA build
-	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@# torch first: only it comes from another index, and what follows keeps it
+	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
 .venv/demo: .venv/python pyproject.toml constraints.txt

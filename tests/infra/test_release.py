@@ -53,6 +53,24 @@ def test_what_the_first_command_imports_is_installed_by_it() -> None:
         assert missing == [], path
 
 
+def installs(*words: str) -> list[str]:
+    """What `make` would install for the demo, line by line."""
+    lines = run("make", "--dry-run", "--always-make", ".venv/demo", *words, folder=ROOT).splitlines()
+    return [line.partition(" -m pip install ")[2] for line in lines if " -m pip install " in line]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_torch_alone_comes_from_another_index_and_only_if_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_INDEX", raising=False)
+    torch, rest = installs()
+    assert "torch==" in torch
+    assert "index" not in torch + rest
+    torch, again = installs("TORCH_INDEX=https://wheels.example/cpu")
+    assert " --no-deps --index-url https://wheels.example/cpu " in torch
+    assert again == rest, "what depends on torch comes from pip's own index, and is held to the same version"
+    assert "--constraint constraints.txt" in rest
+
+
 def test_the_changelog_has_a_place_for_what_is_new() -> None:
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
     assert "## Unreleased" in lines

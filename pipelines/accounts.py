@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.errors import AccountingError
+from pipelines.parts import PARTITION
 from pipelines.storage import StorageOptions, join_uri, open_uri
-from pipelines.tables import PARTITION, open_table
+from pipelines.tables import open_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,9 +26,11 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import TableError
 from pipelines.fragments import Fragment, make_fragment, make_uid
+from pipelines.parts import PARTITION
 from pipelines.row_refs import RowRef
 from pipelines.storage import StorageOptions, join_uri, open_uri, read_bytes, write_bytes
-from pipelines.tables import PARTITION, committed_fragments, open_table
+from pipelines.table_files import run_files
+from pipelines.tables import committed_fragments, open_table
 
 NOTES = "_rows"
 """Folder of the notes, in the table's own; Delta and `vacuum` leave such names alone."""
@@ -280,12 +282,8 @@ def _read_notes(table_uri: str, run_id: str, options: StorageOptions | None) -> 
 def _live_files(table_uri: str, run_id: str, options: StorageOptions | None) -> dict[str, list[str]]:
     """Part files of each fragment of a run that the table's newest snapshot has, compacted ones left out."""
     table = open_table(table_uri, options)
-    files: dict[str, list[str]] = {}
-    for file in [] if table is None else pa.table(table.get_add_actions(flatten=True)).to_pylist():
-        name = file.get("min.fragment_id")
-        if name is not None and name == file["max.fragment_id"] and file["min.run_id"] == run_id == file["max.run_id"]:
-            files.setdefault(str(name), []).append(str(file["path"]))
-    return files
+    own = {} if table is None else run_files(table, run_id)[0]
+    return {name: [str(file["path"]) for file in files] for name, files in own.items()}
 
 
 def _read_part(uri: str, path: str, options: StorageOptions | None) -> pa.Table:

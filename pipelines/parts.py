@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 from pipelines.errors import PartError
 from pipelines.storage import StorageOptions, filesystem, join_uri, write_bytes
 
+PARTITION = "status"
+"""The column that tables are partitioned by."""
 STATUSES = ("ok", "rejected")
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
@@ -95,7 +97,7 @@ def write_fragment(
     for status in STATUSES:
         rows = table.filter(pc.equal(table["status"], status))
         if rows.num_rows:
-            files.append(_write_part(rows.drop_columns(["status"]), table_uri, fragment_id, status, storage_options))
+            files.append(write_part(rows.drop_columns(["status"]), table_uri, fragment_id, status, storage_options))
     reasons = Counter(table["error"].drop_null().to_pylist())
     return Receipt(
         fragment_id=fragment_id,
@@ -149,11 +151,21 @@ def _check_rows(table: pa.Table, schema: pa.Schema, fragment_id: str, run_id: st
         raise PartError(f"fragment {fragment_id}: a rejected row needs an error code, and an ok row has none")
 
 
-def _write_part(
-    rows: pa.Table, table_uri: str, fragment_id: str, status: str, options: StorageOptions | None
-) -> PartFile:
+def write_part(rows: pa.Table, table_uri: str, name: str, status: str, options: StorageOptions | None) -> PartFile:
+    """Write rows of one status as one file.
+
+    Args:
+        rows: without the partition column.
+        table_uri: where the table is or will be.
+        name: goes into the file's name; letters, digits, "_" and "-" only.
+        status: the partition.
+        options: of the store.
+
+    Raises:
+        PartError: the file did not arrive whole.
+    """
     data = encode_part(rows)
-    path = f"status={status}/part-{fragment_id}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
+    path = f"status={status}/part-{name}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
     uri = join_uri(table_uri, path)
     # Written even where it is already: the same bytes do no harm, and a new date keeps `vacuum` away from it.
     write_bytes(uri, data, options)

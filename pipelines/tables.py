@@ -12,9 +12,9 @@ What this does *not* do: write rows (`parts`), count them (`accounts`).
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -28,14 +28,14 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from llava_core.errors import ConfigError
 from pipelines.errors import ConflictError, TableError
-from pipelines.parts import Receipt
+from pipelines.parts import PARTITION, Receipt
 from pipelines.storage import StorageOptions, absolute_uri
 from pipelines.storage import storage_options as collect_options
+from pipelines.table_files import add_action, run_files, take_out
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PARTITION = "status"
 WHOLE_TABLE = "tessera"
 """Transaction identifier whose version counts how often the whole table was replaced."""
 WITHDRAWN = 0
@@ -162,7 +162,7 @@ def commit(
         What was put in, what was there before, what was taken out.
 
     Raises:
-        TableError: another run's receipt, a fragment both new and stale, or a stale fragment that shares its file.
+        TableError: another run's receipt, or a fragment both new and stale.
         ConflictError: other writers were faster 30 times in a row.
     """
     parts = {receipt.fragment_id: receipt for receipt in receipts}
@@ -184,7 +184,8 @@ def commit(
             version=table.version() + bool(new or gone),
         )
         if new or gone:
-            actions = [*add_actions([parts[one] for one in new]), *_removals(table, run_id, gone)]
+            removals, _ = take_out(table, table_uri, run_id, gone, storage_options=storage_options)
+            actions = [*add_actions([parts[one] for one in new]), *removals]
             versions = [(one, done) for one in new] + [(one, WITHDRAWN) for one in gone]
             marks = {f"{run_id}/{one}": version for one, version in versions}
             marks[counter(run_id, done)] = _count(table, run_id, done) + len(new) - len(gone)
@@ -200,22 +201,25 @@ def amend(
     *,
     run_id: str,
     schema: pa.Schema,
+    expected: Mapping[str, int],
     storage_options: StorageOptions | None = None,
 ) -> CommitReport:
     """Replace the rejected rows of committed fragments by what became of them, in one commit.
 
     Args:
         table_uri: the table.
-        receipts: of this run; each holds exactly the rows that its fragment has rejected in the table.
+        receipts: of this run; each holds what became of all rows that its fragment has rejected in the table, which
+            may be more rows where one row brings several questions.
         run_id: the run.
         schema: of the table.
+        expected: rejected rows of each fragment that the receipts were made from.
         storage_options: see `storage.storage_options`; None reads the environment.
 
     Returns:
         Fragments that changed as `committed`; those whose rejected rows are already what the receipt says as `already`.
 
     Raises:
-        TableError: a fragment is not in the table, or has another number of rejected rows than the receipt has rows.
+        TableError: a fragment is not in the table, or no longer has as many rejected rows as expected.
         ConflictError: other writers were faster 30 times in a row.
     """
     parts = {receipt.fragment_id: receipt for receipt in receipts}
@@ -223,34 +227,24 @@ def amend(
     def attempt() -> CommitReport:
         table = create_table(table_uri, schema, storage_options=storage_options)
         done = generation(table, run_id)
-        held: dict[str, list[dict[str, Any]]] = {name: [] for name in parts}
-        for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
-            name = file.get("min.fragment_id")
-            if file.get("min.run_id") == run_id and name in held and name == file.get("max.fragment_id"):
-                held[name].append(file)
-        new = []
-        for name, receipt in parts.items():
-            old = {file["path"]: file for file in held[name] if file[f"partition.{PARTITION}"] != "ok"}
-            if {file.path for file in receipt.files} <= {file["path"] for file in held[name]}:
-                continue
-            if sum(file["num_records"] for file in old.values()) != receipt.rows:
-                raise TableError(f"{table_uri}: fragment {name} no longer has the {receipt.rows} rejected rows")
-            new.append((name, receipt, old))
+        own, _ = run_files(table, run_id)
+        held = {name: {file["path"] for file in own.get(name, ())} for name in parts}
+        new = [name for name in parts if not {file.path for file in parts[name].files} <= held[name]]
+        gone, counts = take_out(table, table_uri, run_id, new, only="rejected", storage_options=storage_options)
+        for name in new:
+            if parts[name].rows < expected[name]:
+                raise TableError(f"fragment {name}: {parts[name].rows} rows came of {expected[name]} rejected ones")
+            if counts[name] != expected[name]:
+                raise TableError(f"{table_uri}: fragment {name} no longer has the {expected[name]} rejected rows")
         report = CommitReport(
-            committed=tuple(name for name, _, _ in new),
-            already=tuple(sorted(set(parts) - {name for name, _, _ in new})),
+            committed=tuple(new),
+            already=tuple(sorted(set(parts) - set(new))),
             withdrawn=(),
             version=table.version() + bool(new),
         )
         if new:
-            now_ms = int(time.time() * 1000)
-            gone: list[AddAction | RemoveAction] = [
-                RemoveAction(path, True, now_ms, file["size_bytes"], {PARTITION: file[f"partition.{PARTITION}"]})
-                for _, _, old in new
-                for path, file in old.items()
-            ]
-            marks = {f"{run_id}/{name}": done for name, _, _ in new}
-            swap(table, [*add_actions([receipt for _, receipt, _ in new]), *gone], marks)
+            marks = {f"{run_id}/{name}": done for name in new}
+            swap(table, [*add_actions([parts[name] for name in new]), *gone], marks)
         return report
 
     return retry_conflicts(attempt, table_uri)
@@ -343,12 +337,7 @@ def retry_conflicts(attempt: Callable[[], T], table_uri: str) -> T:
 
 def add_actions(receipts: Iterable[Receipt]) -> list[AddAction | RemoveAction]:
     """Turn receipts into the log's entries for their files."""
-    now_ms = int(time.time() * 1000)
-    return [
-        AddAction(part.path, part.size, {PARTITION: part.status}, now_ms, True, part.stats)
-        for receipt in receipts
-        for part in receipt.files
-    ]
+    return [add_action(part) for receipt in receipts for part in receipt.files]
 
 
 def _committed(table: DeltaTable, run_id: str, names: set[str]) -> set[str]:
@@ -369,23 +358,3 @@ def _committed(table: DeltaTable, run_id: str, names: set[str]) -> set[str]:
 
 def _count(table: DeltaTable, run_id: str, done: int) -> int:
     return table.transaction_version(counter(run_id, done)) or 0
-
-
-def _removals(table: DeltaTable, run_id: str, fragment_ids: Sequence[str]) -> list[AddAction | RemoveAction]:
-    """Remove-actions for the files of some fragments of a run."""
-    wanted = set(fragment_ids)
-    if not wanted:
-        return []
-    now_ms = int(time.time() * 1000)
-    actions: list[AddAction | RemoveAction] = []
-    for row in pa.table(table.get_add_actions(flatten=True)).to_pylist():
-        least = (row.get("min.run_id"), row.get("min.fragment_id"))
-        if least != (row.get("max.run_id"), row.get("max.fragment_id")):
-            raise TableError(
-                f"{row['path']} holds several fragments (the table was compacted), so stale ones cannot be taken out"
-                " of it; run with --overwrite"
-            )
-        if least[0] == run_id and least[1] in wanted:
-            partition = {PARTITION: row[f"partition.{PARTITION}"]}
-            actions.append(RemoveAction(row["path"], True, now_ms, row["size_bytes"], partition))
-    return actions

@@ -13,10 +13,9 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from llava_core.errors import ConfigError
 from pipelines.errors import TableError
-from pipelines.parts import Receipt, check_id
+from pipelines.parts import PARTITION, Receipt, check_id
 from pipelines.storage import StorageOptions, filesystem, join_uri
 from pipelines.tables import (
-    PARTITION,
     WHOLE_TABLE,
     CommitReport,
     add_actions,

@@ -6,7 +6,8 @@ What this does *not* do: touch an image. The driver sees work and receipts; work
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pipelines import runtime, tables
 from pipelines.cli import Say
@@ -64,13 +65,13 @@ def run_job(config: InferenceConfig, say: Say) -> None:
     started = time.monotonic()
     made = 0
     with Stopping() as stopping:
-        for sent, amends in ((missing, False), (again, True)):
-            if amends and sent:
+        for sent in (missing, again):
+            if sent and sent is again:
                 say(f"{total_rows(sent):,} rejected rows are made again")
             if sent:
                 progress = progress_of(job, sent)
                 receipts = stream_inferred(sent, job.spec, workers, progress.note)
-                made += collect(receipts, job, sent, config.stall_timeout, stopping, progress, amends=amends)
+                made += collect(receipts, job, sent, config.stall_timeout, stopping, progress)
     seconds = time.monotonic() - started
     return finish(job, config, stale=stale, new_rows=made, seconds=seconds, say=say)
 
@@ -82,25 +83,23 @@ def collect(
     stall_timeout: float,
     stopping: Stopping | None = None,
     progress: Progress | None = None,
-    *,
-    amends: bool = False,
 ) -> int:
     """Commit receipts in groups as they come; what has come is committed whatever ends the stream.
 
     Args:
         receipts: of the work that was sent.
         job: whose they are.
-        sent: the work.
+        sent: the work; where it makes rejected rows again, the receipts take their place.
         stall_timeout: seconds without a receipt after which the job gives up.
         stopping: what turns SIGTERM into an error, which no commit is cut short by.
         progress: where a person sees it; a line of its own by default.
-        amends: the receipts take the place of rejected rows.
 
     Returns:
         Rows that came, without those that were taken over.
     """
     stopping = stopping or Stopping()
     known = {work.work_id: work.num_known for work in sent}
+    rejected = {work.work_id: len(work.only) for work in sent if work.only}
     planned = {work.work_id: work.num_rows for work in sent if not work.exact}
     progress = progress or progress_of(job, sent)
     made = 0
@@ -115,11 +114,11 @@ def collect(
             group.append(receipt)
             if len(group) >= COMMIT_RECEIPTS or time.monotonic() - last >= COMMIT_SECONDS:
                 with stopping.held():
-                    _commit(group, job, amends=amends)
+                    _commit(group, job, rejected)
                     group, last = [], time.monotonic()
     finally:
         with stopping.held():
-            _commit(group, job, amends=amends)
+            _commit(group, job, rejected)
         progress.close()
     return made
 
@@ -130,8 +129,11 @@ def progress_of(job: InferenceJob, sent: Sequence[Work]) -> Progress:
     return Progress(job.rows_in, done=job.rows_in - to_do, unit=job.spec.inquiry.unit)
 
 
-def _commit(group: Sequence[Receipt], job: InferenceJob, *, amends: bool) -> None:
-    if group:
-        spec = job.spec
-        put = tables.amend if amends else tables.commit
-        put(spec.table_uri, group, run_id=job.run_id, schema=spec.inquiry.schema, storage_options=spec.storage_options)
+def _commit(group: Sequence[Receipt], job: InferenceJob, rejected: Mapping[str, int]) -> None:
+    """Commit receipts: in place of as many rejected rows as were made again, if any were."""
+    spec = job.spec
+    place: dict[str, Any] = {"schema": spec.inquiry.schema, "storage_options": spec.storage_options}
+    if group and rejected:
+        tables.amend(spec.table_uri, group, run_id=job.run_id, expected=rejected, **place)
+    elif group:
+        tables.commit(spec.table_uri, group, run_id=job.run_id, **place)

@@ -8,7 +8,7 @@ one length are prefilled and decoded together; the table has them in their own o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -132,7 +132,7 @@ def prepare_chunks(
         found: list[_Row] = []
         for row in window:
             asked = inquiry.ask(row, [*questions.get(None, ()), *questions.get(row.index, ())])
-            kept = [one for one in asked if work.wants(row.uid, str(one.columns.get("question_id", "")))]
+            kept = _wanted(asked, work.wanted(row.uid, row.index))
             own = [Prepared(place + number, row, one) for number, one in enumerate(kept)]
             place += len(own)
             found.append(_Row(row, own, _sizes(row) if own else ()))
@@ -140,6 +140,16 @@ def prepare_chunks(
         ordered = sorted(found, key=lambda one: (-_predict(one, settings), one.row.index))
         for chunk in _cut(ordered, settings.chunk_rows, CHUNK_BYTES, _decoded_bytes):
             yield _prepare(chunk, decoder, settings, replies)
+
+
+def _wanted(asked: list[Asked], questions: frozenset[str] | None) -> list[Asked]:
+    """Leave out what is not to be made; see `Work.wanted`."""
+    if questions is None or "" in questions:
+        return asked
+    if asked and asked[0].columns.get("question_id") == "":
+        # the row can no longer be read: each of its questions is rejected again, as many as there were
+        return [replace(asked[0], columns={**asked[0].columns, "question_id": one}) for one in sorted(questions)]
+    return [one for one in asked if one.columns.get("question_id") in questions]
 
 
 def _cut(items: Iterable[T], most: int, room: int, size: Callable[[T], int]) -> Iterator[list[T]]:

@@ -40,9 +40,15 @@ class Work:
         """Rows of the table, about, that are taken over."""
         return len(self.known.indices) * self.num_rows // max(1, self.fragment.num_rows)
 
-    def wants(self, uid: str, question_id: str) -> bool:
-        """Whether a row of the table is to be made; questions are asked for one by one or all of a row."""
-        return not self.only or (uid, question_id) in self.only or (uid, "") in self.only
+    def wanted(self, uid: str, index: int) -> frozenset[str] | None:
+        """Return the questions of a row that are made again, "" for all of the row; None where every row is made.
+
+        A row that could not be read was named by its place, whatever column names it now.
+        """
+        if not self.only:
+            return None
+        names = (uid, self.fragment.row_uid(index))
+        return frozenset(question for name, question in self.only if name in names)
 
     def head(self, num_rows: int) -> Self:
         """Return the part that concerns the fragment's first rows, to try things on; its id is not a table's."""

@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
 from llava_core.errors import ConfigError
 from pipelines.errors import TableError
-from pipelines.tables import commit, committed_fragments, create_table, open_table
+from pipelines.parts import Receipt
+from pipelines.tables import amend, commit, committed_fragments, create_table, open_table
 from pipelines.upkeep import overwrite
 from tests.pipelines.table_cases import SCHEMA, fragment_counts, uids, write
 
@@ -86,14 +89,66 @@ def test_contracts_of_commit(tmp_path: Path) -> None:
     assert open_table(uri) is None
 
 
-def test_a_compacted_table_still_knows_its_fragments_but_refuses_to_take_one_out(tmp_path: Path) -> None:
+def test_a_compacted_table_still_knows_its_fragments_and_lets_one_go(tmp_path: Path) -> None:
     uri = str(tmp_path)
-    commit(uri, [write(uri, "a"), write(uri, "b")], run_id="run", schema=SCHEMA)
+    commit(uri, [write(uri, "a"), write(uri, "b", 4)], run_id="run", schema=SCHEMA)
+    commit(uri, [write(uri, "a", 5, 2, run_id="zoo")], run_id="zoo", schema=SCHEMA)
+    before = DeltaTable(uri).to_pyarrow_table().sort_by([("run_id", "ascending"), ("uid", "ascending")])
     DeltaTable(uri).optimize.compact()
     assert commit(uri, [write(uri, "a")], run_id="run", schema=SCHEMA).already == ("a",)
-    with pytest.raises(TableError, match="compacted"):
-        commit(uri, [], run_id="run", schema=SCHEMA, stale=["a"])
-    assert fragment_counts(uri) == uids(("a", 3), ("b", 3))
+    version = DeltaTable(uri).version()
+    report = commit(uri, [write(uri, "c", 1, 0)], run_id="run", schema=SCHEMA, stale=["a", "never"])
+    assert (report.committed, report.withdrawn, report.version) == (("c",), ("a",), version + 1)
+    assert DeltaTable(uri).version() == version + 1
+    assert committed_fragments(uri, "run", ["a", "b", "c"]) == {"b", "c"}
+    assert committed_fragments(uri, "zoo", ["a"]) == {"a"}
+    after = DeltaTable(uri).to_pyarrow_table().sort_by([("run_id", "ascending"), ("uid", "ascending")])
+    gone = pc.and_(pc.equal(before["run_id"], "run"), pc.equal(before["fragment_id"], "a"))
+    assert after.filter(pc.not_equal(after["fragment_id"], "c")).equals(before.filter(pc.invert(gone)))
+    assert after.num_rows == 5 + 7 + 1
+    # all of a mixed file may go, too
+    commit(uri, [], run_id="run", schema=SCHEMA, stale=["b"])
+    commit(uri, [], run_id="zoo", schema=SCHEMA, stale=["a"])
+    assert fragment_counts(uri) == uids(("c", 1))
+
+
+def rejected_again(uri: str, name: str, ok: int, rejected: int) -> Receipt:
+    """What became of a fragment's rejected rows, in rows of another attempt."""
+    return write(uri, name, ok, rejected, reason="TIMEOUT", attempt=9)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_rejected_rows_are_replaced_by_what_became_of_them(compacted: bool, tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "a", 3, 2), write(uri, "b", 1, 3)], run_id="run", schema=SCHEMA)
+    commit(uri, [write(uri, "a", 1, 4, run_id="zoo")], run_id="zoo", schema=SCHEMA)
+    if compacted:
+        DeltaTable(uri).optimize.compact()
+    receipt = rejected_again(uri, "a", 3, 1)
+    for expected in (("a",), ()):
+        report = amend(uri, [receipt], run_id="run", schema=SCHEMA, expected={"a": 2})
+        assert report.committed == expected
+        assert report.version == DeltaTable(uri).version()
+    table = DeltaTable(uri).to_pyarrow_table(columns=["run_id", "fragment_id", "error"])
+    assert Counter(map(tuple, (row.values() for row in table.to_pylist()))) == {
+        ("run", "a", None): 6,
+        ("run", "a", "TIMEOUT"): 1,
+        ("run", "b", None): 1,
+        ("run", "b", "EMPTY"): 3,
+        ("zoo", "a", None): 1,
+        ("zoo", "a", "EMPTY"): 4,
+    }
+    assert committed_fragments(uri, "run", ["a", "b"]) == {"a", "b"}
+
+
+def test_rejected_rows_that_changed_meanwhile_or_would_be_lost_stop_the_job(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    commit(uri, [write(uri, "a", 1, 3)], run_id="run", schema=SCHEMA)
+    with pytest.raises(TableError, match="no longer has the 2 rejected rows"):
+        amend(uri, [rejected_again(uri, "a", 2, 1)], run_id="run", schema=SCHEMA, expected={"a": 2})
+    with pytest.raises(TableError, match="2 rows came of 3 rejected ones"):
+        amend(uri, [rejected_again(uri, "a", 2, 0)], run_id="run", schema=SCHEMA, expected={"a": 3})
+    assert fragment_counts(uri) == uids(("a", 4))
 
 
 def test_transactions_outlive_a_checkpoint_and_the_log_before_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipelines.inference.inquiry import Inquiry
 from pipelines.inference.prepare import Pixels, RunSettings
 from pipelines.inference.rows import generate_rows
 from pipelines.inference.work import Work
+from pipelines.row_refs import ObjectRef
 from tests.tiny_models import untrained_folder
 
 TINY = read_config(untrained_folder())
@@ -111,7 +112,8 @@ def run_settings(**changes: Any) -> RunSettings:
 
 def work_of(num_rows: int = 0, **changes: Any) -> Work:
     """Work that is committed under the name f1."""
-    fragment = make_fragment(kind="parquet", source="/c", root="/c", num_rows=num_rows)
+    container = ObjectRef(uri="/c", size=1, version="1")
+    fragment = make_fragment(kind="parquet", source="/c", root="/c", container=container, num_rows=num_rows)
     return Work(**({"work_id": "f1", "fragment": fragment, "num_rows": num_rows} | changes))
 
 

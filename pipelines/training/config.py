@@ -52,6 +52,8 @@ class TrainConfig:
     layout: Layout | None = None
     """Of the trained model in `model`: "hf" is transformers', "own" keeps what that cannot say. Left out: "hf" where
     that can say the model, else "own", as for "tiny", whose tower is our own."""
+    skip: tuple[str, ...] = ()
+    """Ids of samples to leave out from here on, as a stop for a loss that is no good names them."""
     plan: bool = False
     """Run a few steps of each stage, print samples, steps, tokens/s and what the whole would take, and stop."""
     price_per_hour: float | None = None

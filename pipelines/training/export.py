@@ -11,7 +11,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,15 @@ def upload_folder(folder: Path, target: str, options: StorageOptions | None = No
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             store.put_file(str(path), f"{place}/{path.relative_to(folder)}")
+
+
+def fetch_files(source: str, names: Sequence[str], folder: Path, options: StorageOptions | None = None) -> None:
+    """Bring those of some files that are in a store into a local folder, over what is there."""
+    store, place = filesystem(source, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if store.exists(f"{place}/{name}"):
+            store.get_file(f"{place}/{name}", str(folder / name))
 
 
 def read_marker(target: str, options: StorageOptions | None = None) -> dict[str, Any] | None:

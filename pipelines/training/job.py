@@ -88,6 +88,7 @@ def settle(config: TrainConfig) -> TrainJob:
                 checkpoint_steps=config.checkpoint_steps,
                 keep_checkpoints=config.keep_checkpoints,
                 loader_threads=config.loader_threads,
+                skip=config.skip,
                 storage_options=dict(options),
             )
         )

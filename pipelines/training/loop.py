@@ -28,7 +28,7 @@ from pipelines.training.checkpoint import Checkpoints, seed_all
 from pipelines.training.data import Cursor, StepStream, cursor_from
 from pipelines.training.distributed import everyone, from_first, grad_norm, shard, total_of, world
 from pipelines.training.errors import TrainingStopped
-from pipelines.training.export import finish_stage, open_model, unwritten, upload_folder, write_again
+from pipelines.training.export import fetch_files, finish_stage, open_model, unwritten, upload_folder, write_again
 from pipelines.training.loader import Loader, Step
 from pipelines.training.module import TrainModule, extra_losses
 from pipelines.training.optimizer import add_adapters, freeze, make_optimizer, rate_at, set_rates, trainable
@@ -36,7 +36,7 @@ from pipelines.training.packing import cost_of
 from pipelines.training.samples import Sampler, Unusable
 from pipelines.training.sources import SourceIndex, open_source
 from pipelines.training.stages import Stage
-from pipelines.training.watch import Alarm, Meter, peak_flops, step_flops
+from pipelines.training.watch import METRICS, REJECTED, Alarm, Meter, peak_flops, step_flops
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class StageWork:
     """Complete checkpoints that stay."""
     loader_threads: int = 2
     """Threads that decode, on each worker."""
+    skip: tuple[str, ...] = ()
+    """Ids of samples to leave out; no part of the identity, so that a run that stopped at them goes on."""
     storage_options: dict[str, str] = field(default_factory=dict)
     """Of the stores."""
     folder: str = ""
@@ -154,7 +156,7 @@ class _Run:
         self.stream = StepStream(
             [open_source(index, work.storage_options) for index in work.inputs],
             stage.weights,
-            Sampler(self.processor, stage),
+            Sampler(self.processor, stage, work.skip),
             batch_size=stage.batch_size,
             epochs=stage.epochs,
             seed=work.seed + work.number,
@@ -175,7 +177,7 @@ class _Run:
         """From the newest checkpoint to the end of the stage."""
         self._resume()
         if world()[0] == 0:
-            self.meter = Meter(Path(self.work.folder), self.step)
+            self.meter = self._meter()
         steps = self.loader.steps(self.cursor)
         with contextlib.closing(steps):  # type: ignore[type-var]
             while not self._is_over():
@@ -277,6 +279,13 @@ class _Run:
             self.checkpoints.finish()
         if stop:
             raise stopped(self.stage.name, self.step, self.checkpoints.uri)
+
+    def _meter(self) -> Meter:
+        """The meter, after the lines of attempts before: this machine may lack those of an output in a store."""
+        folder = Path(self.work.folder)
+        if not is_local(self.work.output):
+            fetch_files(self.work.output, (METRICS, REJECTED), folder, self.work.storage_options)
+        return Meter(folder, self.step)
 
     def _upload_metrics(self) -> None:
         """Copy the first worker's lines to an output that is a store."""

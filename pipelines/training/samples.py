@@ -5,7 +5,7 @@ Legend: T tokens.
 What this does *not* do: load images (`loader`), choose rows (`data`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -28,6 +28,8 @@ class TrainReason(StrEnum):
 
     NO_IMAGE = "NO_IMAGE"
     """Only the language model would see it, and that is frozen."""
+    SKIPPED = "SKIPPED"
+    """`--skip` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,16 @@ class Sampler:
     Args:
         processor: of the model, with the stage's template.
         stage: lengths and tiles.
+        skip: ids of rows to leave out.
     """
 
-    def __init__(self, processor: LLaVAProcessor, stage: Stage) -> None:
-        self.processor, self.stage = processor, stage
+    def __init__(self, processor: LLaVAProcessor, stage: Stage, skip: Collection[str] = ()) -> None:
+        self.processor, self.stage, self.skip = processor, stage, frozenset(skip)
 
     def __call__(self, row: TrainRow) -> Sample | Unusable:
         """The sample of a row, or why there is none."""
+        if row.uid in self.skip:
+            return Unusable(row.uid, TrainReason.SKIPPED, "--skip names it")
         if row.error is not None:
             return Unusable(row.uid, row.error, row.detail)
         # A round of such rows alone would have no gradient at all.

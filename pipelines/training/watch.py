@@ -63,7 +63,8 @@ class Alarm:
             return
         raise TrainingStopped(
             f"step {step}: {what}; samples {', '.join(uids)}. The step was not taken; the last good checkpoint is in "
-            f"{checkpoints}. Look at these samples, take them out or lower the learning rate, and run the command again"
+            f"{checkpoints}. Look at these samples; to go on without those that are wrong, run the command again with "
+            "--skip and their ids. For another learning rate give another --output"
         )
 
 

@@ -95,3 +95,11 @@ def test_what_is_read_is_never_written_over(folder: Path, tmp_path: Path) -> Non
     # beside them is fine, and a name is compared whole
     (tmp_path / "new/align").rename(tmp_path / "new/aligned")
     settle(dataclasses.replace(inside, input=(str(tmp_path / "new/aligned/corpus/data.json"),)))
+
+
+def test_samples_that_are_skipped_make_no_other_run(folder: Path, tmp_path: Path) -> None:
+    job, without = settle(config(folder, tmp_path)), settle(config(folder, tmp_path, skip=("a", "b")))
+    assert [work.identity for work in without.works] == [work.identity for work in job.works]
+    assert {work.skip for work in without.works} == {("a", "b")}
+    write_record(job, "failed")
+    check_record(without)

@@ -122,6 +122,15 @@ def test_rates_rise_and_fall_over_the_steps_that_there_are(
     assert steps[-1]["done"] == 1.0 and steps[0]["done"] == pytest.approx(1 / len(steps))
 
 
+def spoilt_by(uid: str, check: Any) -> Any:
+    """The alarm, which hears NaN where a sample is in the step."""
+
+    def checked(self: Alarm, step: int, loss: float, norm: float, uids: Any, checkpoints: str) -> None:
+        check(self, step, math.nan if uid in uids else loss, norm, uids, checkpoints)
+
+    return checked
+
+
 def test_a_loss_that_is_no_good_leaves_the_checkpoint_that_is_on_its_way(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,10 +146,19 @@ def test_a_loss_that_is_no_good_leaves_the_checkpoint_that_is_on_its_way(
     monkeypatch.setattr(Checkpoints, "_bring", slowly)
     monkeypatch.setattr(Alarm, "check", checked)
     work = work_of(folder, tmp_path, cases.stage(), checkpoint_steps=3)
-    with pytest.raises(TrainingStopped, match="step 4: the loss is nan"):
+    with pytest.raises(TrainingStopped, match="step 4: the loss is nan") as stopped:
         run(work)
+    uid = str(stopped.value).partition("samples ")[2].partition(",")[0]
     (saved,) = Path(work.output, "checkpoints").iterdir()
     assert saved.name.startswith("00000003-") and (saved / "COMPLETE.json").exists()
+    # as it was, it stops again; without a sample that is named, it goes on from there
+    monkeypatch.setattr(Alarm, "check", spoilt_by(uid, check))
+    with pytest.raises(TrainingStopped, match=rf"step 4: .*{uid}.*--skip"):
+        run(work)
+    steps = run(dataclasses.replace(work, skip=(uid,)))
+    assert [step["step"] for step in steps] == [1, 2, 3, 4] and steps[3]["samples"] == 23
+    (line,) = Path(work.folder, "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 4, "uid": uid, "reason": "SKIPPED", "detail": "--skip names it"}
 
 
 def test_an_export_that_lacks_is_written_from_the_stages_own_model(folder: Path, tmp_path: Path) -> None:
@@ -242,7 +260,7 @@ def test_video_frames_and_several_images_have_the_loss_of_samples_run_one_by_one
 def test_an_output_in_a_store_is_that_of_a_disk_and_goes_on_from_there(
     folder: Path, tmp_path: Path, s3_bucket: S3Bucket
 ) -> None:
-    one = cases.stage(max_steps=5, epochs=2.0)
+    one = cases.stage(max_steps=5, epochs=4.0, row_tokens=300)
     local = work_of(folder, tmp_path, one, checkpoint_steps=2, export={str(tmp_path / "hf"): "hf"})
     steps = run(local)
     exported = f"{s3_bucket.uri}/run/model"
@@ -273,7 +291,11 @@ def test_an_output_in_a_store_is_that_of_a_disk_and_goes_on_from_there(
     # without its model, the stage goes on from its newest checkpoint, on a worker that has nothing of it
     store.rm(f"{root}/model", recursive=True)
     again = dataclasses.replace(remote, folder=str(tmp_path / "elsewhere"))
-    assert [line["step"] for line in run(again)] == [5]
+    assert [line["step"] for line in run(again)] == [1, 2, 3, 4, 5]
+    # its curve is that of all five steps, there too
+    lines = [json.loads(line) for line in store.cat(f"{root}/metrics.jsonl").decode().splitlines()]
+    assert [line["loss"] for line in lines] == [step["loss"] for step in steps]
+    assert store.cat(f"{root}/rejected.jsonl").decode() == Path(local.folder, "rejected.jsonl").read_text() != ""
     check()
     marker = read_marker(remote.own_model, s3_bucket.delta_options)
     assert marker is not None and marker["step"] == 5

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -43,6 +43,8 @@ _MAX_FOOTER = 256 * 2**20
 _FREE_ROWS = 1_000_000
 _MAX_GROUP_BYTES = 2**40
 _BUFFER = 2**20
+_NO_PYTHON_VALUE = (OverflowError, KeyError, ValueError)
+"""What Arrow raises for a date after the year 9999, or a time zone that nobody knows."""
 
 
 def plan_parquet(
@@ -198,10 +200,13 @@ def _records(
         low, high = max(start, first) - first, min(stop, position) - first
         if low < high:
             batch_rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
-            yield from _group_records(file.iter_batches(batch_rows, row_groups=[index], columns=names), low, high)
+            batches = file.iter_batches(batch_rows, row_groups=[index], columns=names)
+            yield from _group_records(batches, low, high, named)
 
 
-def _group_records(batches: Iterator[pa.RecordBatch], low: int, high: int) -> Iterator[dict[str, Any] | CorpusRefused]:
+def _group_records(
+    batches: Iterator[pa.RecordBatch], low: int, high: int, named: Set[str | None]
+) -> Iterator[dict[str, Any] | CorpusRefused]:
     """Yield rows [low, high) of one row group; from a damaged page on a refusal for each, other groups are spared."""
     position = 0
     refusal = CorpusRefused(CorpusReason.CORRUPT, "a row group holds fewer rows than the footer says")
@@ -210,7 +215,7 @@ def _group_records(batches: Iterator[pa.RecordBatch], low: int, high: int) -> It
             begin, end = low - position, min(high - position, batch.num_rows)
             position += batch.num_rows
             if begin < end:
-                yield from _validated(batch.slice(begin, end - begin))
+                yield from _validated(batch.slice(begin, end - begin), named)
                 low += end - begin
             if low == high:
                 return
@@ -220,16 +225,32 @@ def _group_records(batches: Iterator[pa.RecordBatch], low: int, high: int) -> It
         yield refusal
 
 
-def _validated(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | CorpusRefused]:
+def _validated(batch: pa.RecordBatch, named: Set[str | None]) -> Iterator[dict[str, Any] | CorpusRefused]:
     """Yield a batch's rows once Arrow has checked every offset and character; a bad row is refused alone."""
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         if batch.num_rows > 1:
             for index in range(batch.num_rows):
-                yield from _validated(batch.slice(index, 1))
+                yield from _validated(batch.slice(index, 1), named)
             return
         reason = CorpusReason.BAD_ENCODING if "UTF8" in str(error) else CorpusReason.CORRUPT
         yield CorpusRefused(reason, str(error)[:300])
         return
-    yield from batch.to_pylist()
+    try:
+        records = batch.to_pylist()
+    except _NO_PYTHON_VALUE:
+        records = [_representable(batch, index, named) for index in range(batch.num_rows)]
+    yield from records
+
+
+def _representable(batch: pa.RecordBatch, index: int, named: Set[str | None]) -> dict[str, Any] | CorpusRefused:
+    """Return a row without the metadata that Python has no value for; a refusal where a named column has none."""
+    record = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            record[name] = column[index].as_py()
+        except _NO_PYTHON_VALUE as error:
+            if name in named:
+                return CorpusRefused(CorpusReason.CORRUPT, f"{name}: {error}"[:300])
+    return record

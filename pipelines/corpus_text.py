@@ -77,12 +77,12 @@ def parse_json(data: bytes) -> Any:
         value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
         )
+        if "\\u" in text:
+            _encode(canonical_json(value))
     except RecursionError as error:
         raise CorpusRefused(CorpusReason.BAD_JSON, "nested too deeply") from error
     except ValueError as error:
         raise CorpusRefused(CorpusReason.BAD_JSON, str(error)) from error
-    if "\\u" in text:
-        _encode(canonical_json(value))
     return value
 
 

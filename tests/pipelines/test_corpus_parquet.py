@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,36 @@ def test_a_damaged_page_rejects_the_rows_of_its_group_only(tmp_path: Path, check
     rows = read_all(path)
     assert [row.error for row in rows] == [None] * 20 + ["CORRUPT"] * 20 + [None] * 20
     assert [row.images[0] for row in rows if row.images] == values[:20] + values[40:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "odd"),
+    [
+        (pa.timestamp("us"), 7, 2**61),
+        (pa.timestamp("us", tz="Foo/Bar"), None, 7),
+        (pa.date32(), 7, 10**8),
+        (pa.time64("us"), 7, 2**60),
+        (pa.duration("s"), 7, 2**62),
+    ],
+    ids=str,
+)
+def test_metadata_that_python_cannot_hold_is_left_out_of_its_row(
+    tmp_path: Path, kind: pa.DataType, value: int | None, odd: int
+) -> None:
+    def column(*values: int | None) -> pa.Array:
+        return pa.array(values, pa.int32() if kind.bit_width == 32 else pa.int64()).cast(kind)
+
+    images = [image(number) for number in range(3)]
+    path = _write(
+        tmp_path / "a.parquet", {"image": images, "n": [5, 6, 7], "odd": column(value, odd, value and value + 1)}
+    )
+    rows = read_all(path)
+    assert [row.images for row in rows] == [(data,) for data in images]
+    assert [sorted(json.loads(row.metadata)) for row in rows] == [["n", "odd"], ["n"], ["n", "odd"]]
+    # as a uid it is missed
+    named = read_all(path, columns=CorpusColumns(uid="odd"))
+    assert named[1].error == "CORRUPT" and (named[1].error_detail or "").startswith("odd: ")
+    assert len({row.error for row in named}) == 2
 
 
 def test_text_that_is_not_utf8_rejects_one_row(tmp_path: Path) -> None:

@@ -166,3 +166,16 @@ def test_conversations_in_no_known_form(turns: object, reason: str) -> None:
     with pytest.raises(CorpusRefused) as caught:
         parse_conversation(turns, 1000)
     assert caught.value.reason == reason
+
+
+def test_no_depth_of_nesting_ends_the_reader() -> None:
+    """A list that loads can just so be parsed, and yet be too deep to be written."""
+    outcomes = []
+    for depth in range(100, 1100, 1):
+        try:
+            parse_json(b"[" * depth + b'"\\u0041"' + b"]" * depth)
+            outcomes.append("read")
+        except CorpusRefused as refusal:
+            outcomes.append(refusal.reason)
+    assert set(outcomes) <= {"read", "BAD_JSON"}
+    assert outcomes == sorted(outcomes, reverse=True)

@@ -89,25 +89,21 @@ def cluster_stage(work: ClusterWork) -> Clustered:
         ConfigError: no scores are there.
         TableError: a uid stands twice.
     """
-    options = work.storage_options
-    base, run_id = base_id(work), clusters_run(work)
+    run_id = clusters_run(work)
     if _is_current(work, run_id):
         return Clustered(run_id=run_id, fresh=0, incremental=True, counts={})
-    columns = [name for name in _READ if name in SCORE.names]
-    rows = read_rows(work.scores_uri, columns, run_id=work.scores_run, storage_options=options)
-    rows = rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]).combine_chunks()
-    earlier = _earlier(work, base)
-    embeddings = _embeddings(work)
-    kept = None if earlier is None or embeddings.num_rows else still_there(earlier, rows)
-    against = _references(work)
-    if kept is None:
-        clusters, fresh = deduplicate(rows, work.config, against=against, vetoes=work.vetoes), rows.num_rows
-    else:
-        clusters, fresh = grow(kept, rows, work.config, against, work.vetoes)
-    if embeddings.num_rows:
-        clusters = drop_semantic(clusters, rows, embeddings, work.config)
-    _write(clusters, rows, work, base, run_id)
-    return Clustered(run_id=run_id, fresh=fresh, incremental=kept is not None, counts=count_clusters([clusters]))
+    rows = _scores(work)
+    clusters, fresh, incremental = _find_clusters(rows, work)
+    _write(clusters, rows, work, base_id(work), run_id)
+    return Clustered(run_id=run_id, fresh=fresh, incremental=incremental, counts=count_clusters([clusters]))
+
+
+def clusters_of(work: ClusterWork) -> pa.Table:
+    """CLUSTER as `cluster_stage` would make it, read where the table holds it; nothing is written."""
+    run_id = clusters_run(work)
+    if _is_current(work, run_id):
+        return read_rows(work.clusters_uri, CLUSTER.names, run_id=run_id, storage_options=work.storage_options)
+    return _find_clusters(_scores(work), work)[0]
 
 
 def clusters_run(work: ClusterWork) -> str:
@@ -214,6 +210,26 @@ def _blocks(table: pa.Table) -> Dataset:
 def _collected(clusters: Dataset) -> pa.Table:
     blocks = [block.cast(CLUSTER) for block in tables_of(clusters) if block.num_rows]
     return pa.concat_tables([CLUSTER.empty_table(), *blocks]).sort_by("uid").combine_chunks()
+
+
+def _scores(work: ClusterWork) -> pa.Table:
+    """What is clustered: the rows that the probe has not rejected."""
+    columns = [name for name in _READ if name in SCORE.names]
+    rows = read_rows(work.scores_uri, columns, run_id=work.scores_run, storage_options=work.storage_options)
+    return rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]).combine_chunks()
+
+
+def _find_clusters(rows: pa.Table, work: ClusterWork) -> tuple[pa.Table, int, bool]:
+    """CLUSTER of all rows, how many of them are new, and whether the others were taken over."""
+    earlier, embeddings, against = _earlier(work, base_id(work)), _embeddings(work), _references(work)
+    kept = None if earlier is None or embeddings.num_rows else still_there(earlier, rows)
+    if kept is None:
+        clusters, fresh = deduplicate(rows, work.config, against=against, vetoes=work.vetoes), rows.num_rows
+    else:
+        clusters, fresh = grow(kept, rows, work.config, against, work.vetoes)
+    if embeddings.num_rows:
+        clusters = drop_semantic(clusters, rows, embeddings, work.config)
+    return clusters, fresh, kept is not None
 
 
 def _embeddings(work: ClusterWork) -> pa.Table:

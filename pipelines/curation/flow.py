@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import ray
 
-from pipelines import runtime, tables
+from llava_core.errors import ConfigError
+from pipelines import accounts, runtime, tables
 from pipelines.cli import Say
-from pipelines.curation.cluster_stage import Clustered, ClusterWork, cluster_stage, clusters_run
+from pipelines.curation.cluster_stage import Clustered, ClusterWork, cluster_stage
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.decisions import Decided, decide, write_shards
 from pipelines.curation.finish import begin_record, finish, is_settled, say_settled
@@ -55,12 +56,12 @@ def curate_corpus(config: CurateConfig, say: Say) -> None:
     if not config.diff and is_settled(job):
         say_settled(job, say)
         return
+    if config.diff:
+        check_measured(job)
     with Lease(job.output, job.options) as lease:
         nodes = runtime.start_ray(config.ray_address)
         if config.diff:
-            say(
-                "\n".join(on_worker(write_diff, job, Runs(scores=job.run_id, clusters=clusters_run(cluster_work(job)))))
-            )
+            say("\n".join(on_worker(write_diff, job, cluster_work(job))))
             return
         begin_record(job)
         started = time.monotonic()
@@ -120,6 +121,17 @@ def missing_fragments(fragments: Sequence[Fragment], spec: ProbeSpec) -> list[Fr
     names = [fragment.fragment_id for fragment in fragments]
     done = tables.committed_fragments(spec.table_uri, spec.settings.run_id, names, storage_options=spec.storage_options)
     return [fragment for fragment in fragments if fragment.fragment_id not in done]
+
+
+def check_measured(job: CurateJob) -> None:
+    """Raise `ConfigError` where these settings ask for measurements that the tables lack: a diff reads no image."""
+    if job.rows_in and not accounts.counts(job.table("scores"), job.run_id, storage_options=job.options).rows:
+        raise ConfigError(
+            f"--diff: no row of {job.table('scores')} was measured with these settings (--model, --limit, --scorers, "
+            "--quality, --source-key, --flagged-words and how the corpus is read are part of it); run without --diff"
+        )
+    if missing_fragments(job.references, job.reference_probe):
+        raise ConfigError("--diff: the evaluation images of --against are not measured yet; run without --diff")
 
 
 def collect(receipts: Iterable[Receipt], spec: ProbeSpec, progress: Progress, config: CurateConfig) -> None:

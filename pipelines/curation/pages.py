@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from llava_core.errors import ConfigError
 from pipelines.curation import report_stage
+from pipelines.curation.cluster_stage import ClusterWork, clusters_of, clusters_run
 from pipelines.curation.diff import SelectionDiff, describe, diff_selections
 from pipelines.curation.job import CurateJob
 from pipelines.curation.report_stage import ReportWork
@@ -32,8 +33,12 @@ def write_report(job: CurateJob, runs: Runs) -> None:
     report_stage.write_report(_work(job, runs), title="What became of a corpus")
 
 
-def write_diff(job: CurateJob, runs: Runs) -> list[str]:
-    """Select as the job's settings say, without keeping it, and write `diff.html` against the selection that is there.
+def write_diff(job: CurateJob, clustering: ClusterWork) -> list[str]:
+    """Cluster and select as the job's settings say, without keeping it, and write `diff.html` against the selection.
+
+    Args:
+        job: whose tables they are.
+        clustering: by which its clusters are found.
 
     Returns:
         The difference as lines for people.
@@ -41,11 +46,15 @@ def write_diff(job: CurateJob, runs: Runs) -> list[str]:
     Raises:
         ConfigError: there is no selection yet.
     """
-    before = read_selection(job.table("selection"), storage_options=job.options)
+    config, options = job.config.select, job.options
+    before = read_selection(job.table("selection"), storage_options=options)
     if before is None:
         raise ConfigError(f"--diff compares with the selection in {job.output}; run without it first")
+    scores = read_rows(job.table("scores"), score_columns(config), run_id=job.run_id, storage_options=options)
+    after = select_rows(scores, clusters_of(clustering), config, overrides=job.overrides)
     lead = f"the selection in {job.output}, and what these settings would make of it; nothing has been changed"
-    return report_stage.write_diff(_work(job, runs), before, _select_dry(job, runs), lead=lead)[1]
+    work = _work(job, Runs(scores=job.run_id, clusters=clusters_run(clustering)))
+    return report_stage.write_diff(work, before, after, lead=lead)[1]
 
 
 def difference(before: pa.Table | None, after: pa.Table) -> list[str]:
@@ -54,14 +63,6 @@ def difference(before: pa.Table | None, after: pa.Table) -> list[str]:
         return []
     diff: SelectionDiff = diff_selections(before, after)
     return describe(diff) if diff.changes else []
-
-
-def _select_dry(job: CurateJob, runs: Runs) -> pa.Table:
-    config, options = job.config.select, job.options
-    scores = read_rows(job.table("scores"), score_columns(config), run_id=runs.scores, storage_options=options)
-    names = ["uid", "survivor_uid", "kind", "role"]
-    clusters = read_rows(job.table("clusters"), names, run_id=runs.clusters, storage_options=options)
-    return select_rows(scores, clusters, config, overrides=job.overrides)
 
 
 def _work(job: CurateJob, runs: Runs) -> ReportWork:

@@ -33,7 +33,8 @@ _ALWAYS = (
     *("uid", "uri", "fragment_id", "row_index", "source", "status", "error"),
     *("file_bytes", "n_tiles", "n_image_tokens", "n_text_tokens"),
 )
-_CLUSTERS = ("uid", "survivor_uid", "kind", "role")
+CLUSTER_COLUMNS = ("uid", "survivor_uid", "kind", "role")
+"""Columns of `clusters` that `select_rows` looks at."""
 _KINDS = {
     ClusterKind.EXACT_CONTENT: DropReason.DUPLICATE_EXACT,
     ClusterKind.EXACT_PIXEL: DropReason.DUPLICATE_EXACT,
@@ -139,7 +140,7 @@ def _join(uids: pa.ChunkedArray, ok: Bools, clusters: pa.Table) -> pa.Table:
     if orphans.any():
         first = uids[int(np.flatnonzero(orphans)[0])].as_py()
         raise TableError(f"{orphans.sum()} rows of scores are not in clusters, {first} is one; run dedupe again")
-    return clusters.select(_CLUSTERS).take(place)
+    return clusters.select(CLUSTER_COLUMNS).take(place)
 
 
 def _check_once(name: str, uids: pa.ChunkedArray) -> None:

@@ -20,12 +20,18 @@ from llava_core.errors import ConfigError
 from pipelines import record
 from pipelines.curation.overrides import Overrides
 from pipelines.curation.rules import RulesConfig, active_rules, unmeasured
-from pipelines.curation.select import NO_OVERRIDES, SelectConfig, count_reasons, score_columns, select_rows
+from pipelines.curation.select import (
+    CLUSTER_COLUMNS,
+    NO_OVERRIDES,
+    SelectConfig,
+    count_reasons,
+    score_columns,
+    select_rows,
+)
 from pipelines.parts import write_fragment
 from pipelines.storage import StorageOptions, filesystem, is_local, join_uri
 from pipelines.tables import CommitReport, dataset, open_table
 from pipelines.upkeep import replace_table
-from schemas.cluster import CLUSTER
 from schemas.selection import SELECTION, DropReason
 
 STAGE_VERSION = 1
@@ -77,8 +83,7 @@ def select_stage(
         config, overrides, [(scores_uri, scores_run), (clusters_uri, clusters_run)], storage_options=storage_options
     )
     scores = read_rows(scores_uri, score_columns(config), run_id=scores_run, storage_options=storage_options)
-    names = [name for name in CLUSTER.names if name in ("uid", "survivor_uid", "kind", "role")]
-    clusters = read_rows(clusters_uri, names, run_id=clusters_run, storage_options=storage_options)
+    clusters = read_rows(clusters_uri, CLUSTER_COLUMNS, run_id=clusters_run, storage_options=storage_options)
     table = select_rows(scores, clusters, config, run_id=run_id, overrides=overrides)
     report = commit_selection(table, selection_uri, run_id=run_id, storage_options=storage_options)
     return Selected(table=table, report=report, run_id=run_id, unmeasured=_unmeasured(scores, config.rules))

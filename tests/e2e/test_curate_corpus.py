@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from llava_core.errors import ConfigError
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.flow import curate_corpus
@@ -198,7 +199,15 @@ def test_evaluation_images_and_decisions_of_people(tmp_path: Path) -> None:
     decisions = tmp_path / "overrides.json"
     other = make_uid(str(tmp_path / "corpus" / truths[3].name), "")
     decisions.write_text(json.dumps({"not_duplicate": [make_uid(str(shown), "")], "drop": [other]}))
+    before = versions(tmp_path)
+    preview = run(config(tmp_path, against=against, overrides=str(decisions), diff=True))
+    with pytest.raises(ConfigError, match=r"no row of .*scores was measured with these settings"):
+        run(config(tmp_path, against=against, quality="aesthetic", diff=True))
+    with pytest.raises(ConfigError, match="evaluation images of --against are not measured"):
+        run(config(tmp_path, against=(str(shown),), diff=True))
+    assert versions(tmp_path) == before
     said = run(config(tmp_path, against=against, overrides=str(decisions)))
+    assert f"select: {preview[0].splitlines()[0]}" in said
     assert [(row["uid"], row["error"]) for row in rows(tmp_path, "selection") if row["error"]] == [(other, "VETOED")]
     assert not [line for line in said if line.startswith("probe:")]
 

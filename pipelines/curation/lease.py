@@ -8,6 +8,7 @@ to be dead on this machine, is taken over by the next number. Clocks of machines
 What this does *not* do: protect the tables, whose commits are safe without it; it saves doing the work twice.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -22,6 +23,8 @@ from typing import Self
 from llava_core.errors import TesseraError
 from pipelines.progress import duration
 from pipelines.storage import StorageOptions, filesystem, join_uri, read_json, write_json, write_json_once
+
+log = logging.getLogger(__name__)
 
 SECONDS = 90.0
 """How long a lease lasts after it was last renewed."""
@@ -111,9 +114,13 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(self._seconds / 3):
-            if self._taken_over():
-                return
-            write_json(self._uri(self._number), self._renewed(), self._options)
+            try:
+                if self._taken_over():
+                    return
+                write_json(self._uri(self._number), self._renewed(), self._options)
+            # whatever a store raises: without this thread another run would take over a living one
+            except Exception as error:
+                log.warning("%s could not be renewed, and is tried again: %s", self._folder, error)
 
     def _taken_over(self) -> bool:
         return max(self._numbers(), default=0) != self._number
@@ -122,7 +129,11 @@ class Lease:
         return asdict(self._own) | {"expires": self._clock() + self._seconds}
 
     def _read(self, number: int) -> Holder:
-        return Holder(**read_json(self._uri(number), self._options))
+        try:
+            return Holder(**read_json(self._uri(number), self._options))
+        except FileNotFoundError as error:
+            # whoever takes over writes the next lease, then removes this one
+            raise LeaseError(f"{self._folder}: another run has taken over just now. Wait for its end") from error
 
     def _uri(self, number: int) -> str:
         return join_uri(self._folder, f"{number:08d}.json")

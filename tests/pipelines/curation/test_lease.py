@@ -74,6 +74,42 @@ def test_it_is_renewed_while_it_is_held(tmp_path: Path) -> None:
             Lease(str(tmp_path)).__enter__()
 
 
+def test_a_store_that_fails_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = lease.write_json
+    failed = threading.Event()
+
+    def fail_twice(*args: object) -> None:
+        if failures:
+            raise failures.pop()
+        failed.set()
+        write(*args)  # type: ignore[arg-type]
+
+    failures: list[Exception] = [OSError("503 Slow Down"), ValueError("no JSON from the store")]
+    monkeypatch.setattr(lease, "write_json", fail_twice)
+    with Lease(str(tmp_path), seconds=0.9) as held:
+        first = held._read(1).expires
+        assert failed.wait(timeout=20)
+        while held._read(1).expires == first:
+            time.sleep(0.05)
+        held.check()
+
+
+def test_a_lease_that_its_successor_removes_meanwhile_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    foreign(tmp_path, clock, expires=0)
+    read = lease.read_json
+
+    def taken_over(uri: str, *options: object) -> object:
+        Path(uri).unlink()
+        return read(uri, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lease, "read_json", taken_over)
+    with pytest.raises(LeaseError, match="another run has taken over just now"):
+        Lease(str(tmp_path), clock=clock).__enter__()
+
+
 def test_a_dead_process_of_this_machine_holds_nothing(tmp_path: Path) -> None:
     own = Lease(str(tmp_path))._own
     assert not is_dead(own)

@@ -221,7 +221,6 @@ def test_a_damaged_page_rejects_the_rows_of_its_group_only(tmp_path: Path, check
         (pa.timestamp("us"), 7, 2**61),
         (pa.timestamp("us", tz="Foo/Bar"), None, 7),
         (pa.date32(), 7, 10**8),
-        (pa.time64("us"), 7, 2**60),
         (pa.duration("s"), 7, 2**62),
     ],
     ids=str,

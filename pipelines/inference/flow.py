@@ -23,8 +23,9 @@ from pipelines.parts import Receipt
 from pipelines.progress import Progress, watched
 from pipelines.stopping import Stopping
 
-COMMIT_RECEIPTS, COMMIT_SECONDS = 8, 2.0
-"""A group of receipts is committed when it is this large, or when the last commit is this long ago."""
+COMMIT_SECONDS, COMMIT_SHARE = 2.0, 10.0
+"""Receipts are committed when the last commit is this many seconds ago, and as many times as long as it took: a commit
+loads the table's snapshot, which grows with the table, so a fixed number would take ever more of the driver's time."""
 
 
 def run_job(config: InferenceConfig, say: Say) -> None:
@@ -104,7 +105,7 @@ def collect(
     progress = progress or progress_of(job, sent)
     made = 0
     group: list[Receipt] = []
-    last = time.monotonic()
+    due = time.monotonic() + COMMIT_SECONDS
     try:
         for receipt in watched(receipts, deadline_s=stall_timeout):
             taken_over = known.get(receipt.fragment_id, 0)
@@ -112,10 +113,11 @@ def collect(
             done = planned.get(receipt.fragment_id, receipt.rows) - taken_over
             progress.add(done, rejected=receipt.rows - receipt.ok)
             group.append(receipt)
-            if len(group) >= COMMIT_RECEIPTS or time.monotonic() - last >= COMMIT_SECONDS:
+            if (now := time.monotonic()) >= due:
                 with stopping.held():
                     _commit(group, job, rejected)
-                    group, last = [], time.monotonic()
+                    group, ended = [], time.monotonic()
+                    due = ended + max(COMMIT_SECONDS, COMMIT_SHARE * (ended - now))
     finally:
         with stopping.held():
             _commit(group, job, rejected)

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,10 +45,28 @@ def receipts(count: int) -> Iterator[Receipt]:
         yield Receipt(fragment_id=f"f{number}", run_id="r", files=(), ok=1, rejected={})
 
 
-def test_groups_of_eight_and_the_rest(job: InferenceJob, commits: list[list[str]]) -> None:
-    flow.collect(receipts(19), job, job.works, 60.0)
-    assert [len(group) for group in commits] == [8, 8, 3]
-    assert [name for group in commits for name in group] == [f"f{number}" for number in range(19)]
+def test_commits_take_a_share_of_the_time_however_long_one_is(
+    job: InferenceJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receipt comes each second; a commit takes none, then 2 seconds, and in the end 0.5."""
+    clock, long = [100.0], [0.0, 2.0, 0.5, 0.0, 0.0]
+    made: list[list[str]] = []
+
+    def commit(uri: str, group: list[Receipt], **named: Any) -> None:
+        clock[0] += long[len(made)]
+        made.append([receipt.fragment_id for receipt in group])
+
+    def each_second() -> Iterator[Receipt]:
+        for receipt in receipts(31):
+            clock[0] += 1.0
+            yield receipt
+
+    monkeypatch.setattr("pipelines.tables.commit", commit)
+    monkeypatch.setattr(flow, "watched", lambda found, deadline_s: found)
+    monkeypatch.setattr(flow, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    flow.collect(each_second(), job, job.works, 60.0)
+    assert [len(group) for group in made] == [2, 2, 20, 5, 2]
+    assert [name for group in made for name in group] == [f"f{number}" for number in range(31)]
 
 
 def test_rows_that_are_taken_over_are_done_before_and_not_again(job: InferenceJob, commits: list[list[str]]) -> None:
@@ -68,6 +87,7 @@ def test_slow_receipts_do_not_wait_for_a_full_group(
     job: InferenceJob, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(flow, "COMMIT_SHARE", 0.0)
     flow.collect(receipts(3), job, job.works, 60.0)
     assert commits == [["f0"], ["f1"], ["f2"]]
 

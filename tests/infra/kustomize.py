@@ -55,7 +55,7 @@ def _render(folder: Path, given: list[Manifest]) -> list[Manifest]:
     for image in settings.get("images", []):
         for container in _containers(found):
             if container.get("image", "").split(":")[0] == image["name"]:
-                container["image"] = f"{image['newName']}:{image['newTag']}"
+                container["image"] = f"{image.get('newName', image['name'])}:{image['newTag']}"
     for replacement in settings.get("replacements", []):
         _replace(found, replacement)
     return [one for one in found if one["metadata"].get("annotations", {}).get(LOCAL) != "true"]

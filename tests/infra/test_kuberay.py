@@ -3,7 +3,9 @@
 import functools
 import http.server
 import importlib.util
+import itertools
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -219,6 +221,22 @@ def test_nodes_drain_within_their_grace(overlay: str) -> None:
             assert container[probe]["exec"]["command"] == ["python", "-m", "pipelines.health", str(health.AGENT_PORT)]
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_image_set_in_an_overlay_is_that_of_every_pod(overlay: str, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(KUBERAY, tmp_path / "kuberay")) / "overlays" / overlay
+    path = copied / "kustomization.yaml"
+    settings = yaml.safe_load(path.read_text())
+    (command,) = re.findall(r"kustomize edit set image (\S+)=\S+", (ROOT / "infra" / "README.md").read_text())
+    # what that command does
+    others = [one for one in settings["images"] if one["name"] != command]
+    settings["images"] = [*others, {"name": command, "newName": "my.registry/eyes", "newTag": "v7"}]
+    path.write_text(yaml.safe_dump(settings))
+    lines = "\n".join(yaml.safe_dump(one) for one in render(copied)).splitlines()
+    found = [line.strip() for line in lines if " image: " in line]
+    assert len(found) >= 11
+    assert set(found) == {"image: my.registry/eyes:v7"}
+
+
 def test_models_run_on_gpus_and_curation_does_not() -> None:
     for name, spec in job_specs("gpu").items():
         (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
@@ -296,6 +314,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     """Kubernetes, as far as RayJobs of one namespace go."""
 
     jobs: dict[str, Manifest]
+    numbers: Iterator[int]
 
     def do_GET(self) -> None:
         assert self.headers["Authorization"] == "Bearer of-the-pod"
@@ -309,9 +328,13 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        made["metadata"]["name"] = made["metadata"].pop("generateName") + str(len(self.jobs))
+        made["metadata"]["name"] = made["metadata"].pop("generateName") + str(next(self.numbers))
         self.jobs[made["metadata"]["name"]] = made
         self.answer(made)
+
+    def do_DELETE(self) -> None:
+        name = self.path.removeprefix("/apis/ray.io/v1/namespaces/tessera/rayjobs/")
+        self.answer(self.jobs.pop(name))
 
     def answer(self, value: Any) -> None:
         self.send_response(200)
@@ -324,7 +347,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 def test_a_plain_cron_job_starts_one_copy_at_a_time(starter: ModuleType, tmp_path: Path) -> None:
     curate = next(one for one in manifests("gpu-before-1.6") if one["metadata"]["name"] == "curate")
-    Server.jobs = {"curate": curate}
+    Server.jobs, Server.numbers = {"curate": curate}, itertools.count(1)
     (tmp_path / "token").write_text("of-the-pod\n")
     (tmp_path / "namespace").write_text("tessera")
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
@@ -336,10 +359,15 @@ def test_a_plain_cron_job_starts_one_copy_at_a_time(starter: ModuleType, tmp_pat
         Server.jobs["curate-1"]["status"] = {"jobDeploymentStatus": "Running"}
         assert "nothing was started" in starter.start("curate", kubernetes)
         Server.jobs["curate-1"]["status"] = {"jobDeploymentStatus": "Failed"}
-        assert starter.start("curate", kubernetes) == "started curate-2"
+        assert starter.start("curate", kubernetes) == "started curate-2, deleted curate-1"
+        Server.jobs["curate-2"]["status"] = {"jobDeploymentStatus": "ValidationFailed"}
+        assert starter.start("curate", kubernetes) == "started curate-3, deleted curate-2"
     finally:
         server.shutdown()
         server.server_close()
-    made = Server.jobs["curate-2"]
+    assert Server.jobs.keys() == {"curate", "curate-3"}
+    (role,) = (one for one in manifests("gpu-before-1.6") if one["kind"] == "Role")
+    assert {*role["rules"][0]["verbs"]} == {"get", "list", "create", "delete"}, "what it asked of the server"
+    made = Server.jobs["curate-3"]
     assert made["spec"] == {**curate["spec"], "suspend": False}
     assert curate["spec"]["suspend"] is True

@@ -2,8 +2,8 @@
 
     python start_rayjob.py curate
 
-While a copy made before is not at its end, nothing is started. Standard library only; the pod's own account needs
-get, list and create on rayjobs.
+While a copy made before is not at its end, nothing is started; those that are go when the next one starts. Standard
+library only; the pod's own account needs get, list, create and delete on rayjobs.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LABEL = "tessera/started-from"
-ENDED = ("Complete", "Failed")
+ENDED = ("Complete", "Failed", "ValidationFailed")
 
 
 class Kubernetes:
@@ -35,11 +35,11 @@ class Kubernetes:
         handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)]
         self._opener = urllib.request.build_opener(*handlers)
 
-    def ask(self, path: str = "", body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """GET, or POST a body."""
+    def ask(self, path: str = "", body: Mapping[str, Any] | None = None, method: str | None = None) -> dict[str, Any]:
+        """GET, or POST a body, or do what is said."""
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data, headers)
+        request = urllib.request.Request(self._url + path, data, headers, method=method)
         with self._opener.open(request, timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
@@ -57,13 +57,16 @@ def copy_of(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start(name: str, kubernetes: Kubernetes) -> str:
-    """Start a copy of a RayJob unless one is on its way, and say what was done."""
+    """Start a copy of a RayJob unless one is on its way, delete those that ended, and say what was done."""
     found = kubernetes.ask(f"?labelSelector={LABEL}%3D{name}").get("items", [])
-    busy = [one["metadata"]["name"] for one in found if one.get("status", {}).get("jobDeploymentStatus") not in ENDED]
+    at = {one["metadata"]["name"]: one.get("status", {}).get("jobDeploymentStatus") for one in found}
+    busy = [copy for copy, status in at.items() if status not in ENDED]
     if busy:
         return f"{', '.join(busy)} is on its way; nothing was started"
     made = kubernetes.ask(body=copy_of(kubernetes.ask(f"/{name}")))
-    return f"started {made['metadata']['name']}"
+    for copy in at:
+        kubernetes.ask(f"/{copy}", method="DELETE")
+    return f"started {made['metadata']['name']}" + (f", deleted {', '.join(at)}" if at else "")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from packaging.version import Version
 from s3fs import S3FileSystem
 
 from pipelines import health, tables
-from pipelines.storage import storage_options, write_json
+from pipelines.storage import read_bytes, storage_options, write_json
 from schemas.caption import CAPTION
 from tests.infra.images import COMPOSE, DOCKERFILE, ROOT, Stage, services, stages, words
 from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
@@ -114,6 +115,14 @@ def test_services_are_locked_down() -> None:
         assert "build" in service or re.fullmatch(r"\S+:v?\d+\.\d+\S*", service["image"]), name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert not any("privileged" in key or key == "network_mode" for key in service), name
+
+
+def test_no_service_starts_as_root() -> None:
+    # with every capability dropped, an image that starts as root cannot become its own user: SeaweedFS' would
+    users = {name: service.get("user", "of the image") for name, service in services().items()}
+    assert users.pop("store") == "1000:1000", "seaweed, to whom the image gives /data"
+    assert {name for name, user in users.items() if user == "of the image"} == {"prometheus", "grafana"}
+    assert not [user for user in users.values() if user.startswith(("0", "root"))]
 
 
 def test_the_cluster_asks_for_a_token_and_is_not_published() -> None:
@@ -211,6 +220,21 @@ def test_the_file_of_keys_is_what_both_clients_read(
     write_json(f"{s3_bucket.uri}/a.json", {"seen": 1})
     tables.create_table(f"{s3_bucket.uri}/table", CAPTION)
     assert DeltaTable(f"{s3_bucket.uri}/table", storage_options=storage_options(s3_bucket.uri)).version() == 0
+
+
+def test_the_command_that_brings_photos_in_does(s3_bucket: S3Bucket, tmp_path: Path) -> None:
+    loop = re.search(r"for photo in photos/\*; do\n.*?done\n", (ROOT / "infra" / "README.md").read_text(), re.DOTALL)
+    assert loop is not None
+    (tmp_path / "photos").mkdir()
+    for name, data in (("a.jpg", b"\xff\xd8first"), ("b c.png", b"\x89PNGsecond")):
+        (tmp_path / "photos" / name).write_bytes(data)
+    inside = "docker() { shift 6; python() { " + shlex.quote(sys.executable) + ' "$@"; }; "$@"; }\n'
+    command = inside + loop[0].replace("tessera/$photo", f"{s3_bucket.name}/$photo")
+    keys = {"AWS_ENDPOINT_URL": s3_bucket.endpoint, "AWS_REGION": "us-east-1"}
+    keys |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    subprocess.run(["bash", "-euc", command], cwd=tmp_path, env=os.environ | keys, check=True)
+    assert read_bytes(f"{s3_bucket.uri}/photos/a.jpg", s3_bucket.delta_options) == b"\xff\xd8first"
+    assert read_bytes(f"{s3_bucket.uri}/photos/b c.png", s3_bucket.delta_options) == b"\x89PNGsecond"
 
 
 class Agent(http.server.BaseHTTPRequestHandler):

@@ -8,6 +8,7 @@ What this does *not* do: read checkpoint folders (`checkpoints`), build modules 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -43,9 +44,10 @@ def check_choice(owner: str, name: str, value: object, choices: tuple[object, ..
 
 
 def check_at_least(owner: str, name: str, value: float, least: float) -> None:
-    """Raise `ConfigError` where a field's value is below its least."""
-    if value < least:
-        raise ConfigError(f"{owner}.{name} is {value}; expected at least {least}")
+    """Raise `ConfigError` where a field's value is below its least, or no finite number."""
+    if not least <= value < math.inf:
+        finite = "" if value < least else " and finite"
+        raise ConfigError(f"{owner}.{name} is {value}; expected at least {least}{finite}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """Listing of inputs: every file below a path, folder, prefix or glob, sorted, with what refuses it if anything does.
 
 Hidden files and folders (".name"), folders that are Delta tables, and markers such as `_SUCCESS` are no input. A link
-is followed only to a file below the listed folder. What this does *not* do: open files, or know formats.
+is followed only to a file below the listed folder. A folder that may not be read is one refused file. What this does
+*not* do: open files, or know formats.
 """
 
 import glob
@@ -31,7 +32,7 @@ from schemas.reasons import CorpusReason
 logger = logging.getLogger(__name__)
 
 DELTA_LOG = "_delta_log"
-_MARKERS = frozenset({"_SUCCESS", "_temporary", "Thumbs.db", "desktop.ini", "__MACOSX"})
+_MARKERS = frozenset({"_SUCCESS", "_temporary", "Thumbs.db", "desktop.ini", "__MACOSX", "lost+found"})
 _MAGIC = frozenset("*?[")
 
 
@@ -74,6 +75,8 @@ def _hidden(name: str) -> bool:
 
 def _list_local(source: str, path: str) -> Listing:
     if os.path.isdir(path):  # noqa: PTH112  (os.path beside scandir, in one style)
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ConfigError(f"input {source!r}: no permission to read the folder {path}")
         return Listing(source=source, root=path, entries=Entries(_walk(path, path)), explicit=False)
     if os.path.lexists(path):
         entry = _named_file(path)
@@ -121,19 +124,26 @@ def _in_order(entries: list[Entry]) -> Entries:
 def _walk(folder: str, root: str) -> Iterator[Entry]:
     """Yield the files below a folder in the order of their names."""
     real_root = os.path.realpath(root)
-    open_folders = [_children(folder, root)]
+    open_folders = [iter((folder.rstrip("/") + "/",))]
     while open_folders:
         child = next(open_folders[-1], None)
         if child is None:
             open_folders.pop()
         elif child.endswith("/"):
-            open_folders.append(_children(child[:-1], root))
+            try:
+                open_folders.append(_children(child[:-1], root))
+            except PermissionError as error:
+                yield _unreadable(child[:-1], root, error)
         else:
             yield from _local_entry(child, root, real_root)
 
 
 def _children(folder: str, root: str) -> Iterator[str]:
-    """Paths of what is in a folder, folders with a slash: with it they sort as the paths of their files do."""
+    """Paths of what is in a folder, folders with a slash: with it they sort as the paths of their files do.
+
+    Raises:
+        PermissionError: the folder may not be read.
+    """
     with os.scandir(folder) as found:
         children = [
             child.name + ("/" if child.is_dir(follow_symlinks=False) else "")
@@ -142,15 +152,19 @@ def _children(folder: str, root: str) -> Iterator[str]:
         ]
     if folder != root and any(child.rstrip("/") == DELTA_LOG for child in children):
         logger.info("%s is a Delta table and no part of the corpus around it", folder)
-        return
+        return iter(())
     children.sort(key=_printable)
-    yield from (f"{folder.rstrip('/')}/{child}" for child in children)
+    return (f"{folder.rstrip('/')}/{child}" for child in children)
 
 
 def _local_entry(path: str, root: str, real_root: str) -> Iterator[Entry]:
     """Yield a file's entry; nothing for what is neither a file nor a link to one."""
     name = path.removeprefix(root.rstrip("/") + "/")
-    status = os.lstat(path)
+    try:
+        status = os.lstat(path)
+    except PermissionError as error:
+        yield _unreadable(path, root, error)
+        return
     if stat.S_ISLNK(status.st_mode):
         target = os.path.realpath(path)
         if os.path.commonpath([target, real_root]) != real_root:
@@ -167,6 +181,12 @@ def _local_entry(path: str, root: str, real_root: str) -> Iterator[Entry]:
         yield _refused(path, name, CorpusReason.BAD_ENCODING, "the file's name is not UTF-8")
     else:
         yield Entry(ref=local_ref(path, status), name=name)
+
+
+def _unreadable(path: str, root: str, error: OSError) -> Entry:
+    logger.warning("%s may not be read: %s", _printable(path), error.strerror)
+    name = path.removeprefix(root.rstrip("/") + "/")
+    return _refused(path, name, CorpusReason.UNREADABLE, f"{_printable(path)}: {error.strerror}")
 
 
 def _printable(path: str) -> str:

@@ -71,8 +71,9 @@ def start_ray(
         The nodes that are up.
 
     Raises:
-        ConfigError: a variable is set that lets data files run code; the cluster does not answer, or answers to
-            somebody without a token where TESSERA_OPEN_CLUSTER says "refuse" (`security`).
+        ConfigError: a variable is set that lets data files run code; the cluster does not answer, has another version
+            of Ray or Python, or answers to somebody without a token where TESSERA_OPEN_CLUSTER says "refuse"
+            (`security`).
         StalledError: this machine is too busy for Ray to start.
     """
     security.check_environment()
@@ -206,6 +207,13 @@ def _join(address: str, policy: security.Policy) -> None:
     except (ConnectionError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {address}: {error}; start one or leave --ray-address out"
+        ) from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise ConfigError(
+            f"the Ray cluster at {address} has other versions than this machine: {error}; start the job from an "
+            "environment with the cluster's, or there by `ray job submit`"
         ) from error
     head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     try:

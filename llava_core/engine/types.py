@@ -4,6 +4,7 @@ One result for each request, in order, whatever happens: a request that cannot b
 and nothing else decided by it.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -47,7 +48,7 @@ class SamplingConfig:
         check_at_least("sampling", "max_new_tokens", self.max_new_tokens, 1)
         check_at_least("sampling", "temperature", self.temperature, 0.0)
         check_at_least("sampling", "top_k", self.top_k, 0)
-        if not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
+        if not 0 < self.top_p <= 1 or not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(
                 f"sampling.top_p is {self.top_p}, repetition_penalty {self.repetition_penalty}; "
                 "expected 0 < top_p <= 1 and a penalty above 0"

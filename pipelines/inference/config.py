@@ -3,6 +3,7 @@
 What this does *not* do: look at the corpus, the model or the cluster (`flow` does, before any work starts).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
@@ -119,8 +120,8 @@ class InferenceConfig:
         for name in ("max_tiles", "gpus_per_worker", "price_per_hour"):
             check_at_least("config", name, getattr(self, name) or 0, 0)
         for name in ("stall_timeout", "engine_timeout"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"config.{name} is {getattr(self, name)}; expected more than 0 seconds")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"config.{name} is {getattr(self, name)}; expected more than 0 seconds, and finite")
         _ = self.sampling, self.sandbox
 
     @property

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,6 +167,30 @@ def test_a_file_without_permission_is_a_row(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(corpus_sources, "open", refuse, raising=False)
     assert [row.error for row in read_all(root)] == ["UNREADABLE", None]
+
+
+def test_a_folder_without_permission_is_a_row_and_as_input_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _write(tmp_path, {"a/1.jpg": image(1), "b/2.jpg": image(2), "c/3.jpg": image(3), "lost+found/4.jpg": b""})
+    scan, stat = os.scandir, os.lstat
+
+    def refuse(inner: Any, forbidden: str) -> Any:
+        def call(path: str) -> Any:
+            if path.endswith(forbidden):
+                raise PermissionError(13, "Permission denied")
+            return inner(path)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", refuse(scan, "/b"))
+    monkeypatch.setattr(os, "lstat", refuse(stat, "/c/3.jpg"))
+    expected = [("1.jpg", None), ("b", "UNREADABLE"), ("3.jpg", "UNREADABLE")]
+    for pattern in (root, root / "[a-c]"):
+        assert [(Path(row.uri).name, row.error) for row in read_all(pattern)] == expected
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("/b"))
+    with pytest.raises(ConfigError, match="no permission to read the folder"):
+        plan_corpus([str(root / "b")])
 
 
 def test_inputs_may_be_globs_files_and_urls_and_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,23 @@ def test_a_machine_too_busy_for_ray_is_said_in_a_line_and_other_errors_stay(monk
     assert len(starts) == runtime.STARTS + 1
 
 
+def test_a_cluster_of_another_version_is_said_in_a_line_and_other_errors_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.40.0\nThis process was started with: Ray: 2.60.0"
+    )
+
+    def fail(**_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(runtime.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(runtime.ray, "init", fail)
+    with pytest.raises(ConfigError, match=r"(?s)at 10.0.0.1:6379 has other versions .*2\.40\.0.*ray job submit"):
+        start_ray("10.0.0.1:6379")
+    said = "Maybe you called ray.init twice"
+    with pytest.raises(RuntimeError, match="twice"):
+        start_ray("10.0.0.1:6379")
+
+
 def test_only_a_job_starts_ray() -> None:
     """Ray would start itself in any thread that calls it, also in one that outlives a stopped job."""
     code = "import pipelines.stages, ray\ntry:\n ray.put(1)\nexcept ray.exceptions.RaySystemError:\n print('none')"

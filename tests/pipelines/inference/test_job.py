@@ -1,6 +1,7 @@
 """What is settled before any cluster work: wrong settings, the run's name, the sample of a plan."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def config(folder: Path, **changes: Any) -> CaptionConfig:
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"stall_timeout": 0.0}, "expected more than 0 seconds"),
+        ({"stall_timeout": math.inf}, "stall_timeout is inf; expected more than 0 seconds, and finite"),
+        ({"engine_timeout": math.nan}, "engine_timeout is nan"),
+        ({"price_per_hour": math.nan}, "price_per_hour is nan; expected at least 0 and finite"),
+        ({"decoder_seconds": math.inf}, "cpu_seconds is inf"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"top_p": math.nan}, "top_p is nan"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty nan"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ What this does *not* do: look at the corpus or the cluster (`job` and `flow` do)
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -37,6 +37,8 @@ class CurateConfig:
     """Which rows are kept, as a whole; the thresholds below change it."""
     rules: Annotated[RulesConfig, tyro.conf.arg(name="")] = field(default_factory=RulesConfig)
     """Thresholds that differ from the recipe's."""
+    without: tuple[str, ...] = ()
+    """Thresholds of the recipe that are not asked for, by name, such as `min-blur`."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     """Caps and shares of sources, in place of the recipe's if any is set."""
     dedupe: DedupeConfig = field(default_factory=DedupeConfig)
@@ -53,7 +55,7 @@ class CurateConfig:
     """Models that score images: `module:Class` or `module:Class=argument`, such as
     `pipelines.curation.scorers:ClipScorer=openai/clip-vit-base-patch32`."""
     quality: Quality = "blockiness"
-    """What decides between copies of equal size: least blocky, or a score that the corpus brings."""
+    """What decides between copies of equal size: least blocky, or a score that the corpus or a scorer gives."""
     source_key: str = "source"
     """Metadata that names a row's source; else the first folder below its input does."""
     flagged_words: str | None = None
@@ -100,15 +102,31 @@ class CurateConfig:
             check_at_least("curate", name, 1 if getattr(self, name) is None else getattr(self, name), 1)
         if self.stall_timeout <= 0:
             raise ConfigError(f"curate.stall_timeout is {self.stall_timeout}; expected more than 0 seconds")
+        given, set_by_recipe = _set(self.rules), _set(getattr(recipes, self.recipe)().rules)
+        for name in self._left_out:
+            if name in given or name not in set_by_recipe:
+                raise ConfigError(
+                    f"without names {name}, which is {'given a value too' if name in given else 'not in the recipe'}; "
+                    f"{self.recipe} has {', '.join(set_by_recipe)}"
+                )
 
     @property
     def select(self) -> SelectConfig:
-        """The recipe, with the thresholds that were changed."""
+        """The recipe, with the thresholds that were changed and without those that were left out."""
         recipe: SelectConfig = getattr(recipes, self.recipe)()
-        plain = RulesConfig()
-        names = [one.name for one in dataclasses.fields(RulesConfig)]
-        changed = {
-            name: getattr(self.rules, name) for name in names if getattr(self.rules, name) != getattr(plain, name)
-        }
+        left_out = {name: getattr(RulesConfig(), name) for name in self._left_out}
+        rules = dataclasses.replace(recipe.rules, **left_out, **_set(self.rules))
         balance = recipe.balance if self.balance == BalanceConfig() else self.balance
-        return dataclasses.replace(recipe, rules=dataclasses.replace(recipe.rules, **changed), balance=balance)
+        return dataclasses.replace(recipe, rules=rules, balance=balance)
+
+    @property
+    def _left_out(self) -> list[str]:
+        """`without`, spelled as fields are."""
+        return [name.replace("-", "_") for name in self.without]
+
+
+def _set(rules: RulesConfig) -> dict[str, Any]:
+    """The thresholds that ask for something."""
+    plain = RulesConfig()
+    values = {one.name: getattr(rules, one.name) for one in dataclasses.fields(rules)}
+    return {name: value for name, value in values.items() if value != getattr(plain, name)}

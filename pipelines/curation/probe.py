@@ -62,7 +62,7 @@ class ProbeSettings:
     source_key: str = "source"
     """Metadata that names a row's source; else it is the first folder below its input, else the input's name."""
     quality: Quality = "blockiness"
-    """What decides between copies of equal size: least blocky, or a score that the corpus brings."""
+    """What decides between copies of equal size: least blocky, or a score that the corpus or a scorer gives."""
     flagged: frozenset[str] = frozenset()
     """Words of the user's list, case-folded."""
 
@@ -99,7 +99,7 @@ def probe_rows(
         probed = _looked(chunk, looker)
         for row, looked in zip(chunk, probed, strict=True):
             records.append(_record(row, looked, settings, fragment_id, root, tokenizer))
-        _add_scores(records[-len(chunk) :], chunk, probed, scorers)
+        _add_scores(records[-len(chunk) :], chunk, probed, scorers, settings.quality)
     return pa.Table.from_pylist(records, schema=SCORE)
 
 
@@ -247,7 +247,7 @@ def source_of(uri: str, root: str, named: object = None) -> str:
 
 
 def _number(metadata: dict[str, Any], names: Sequence[str]) -> float | None:
-    """The first of some metadata that is a finite number."""
+    """The first of some values by name that is a finite number."""
     values = {name.lower(): value for name, value in metadata.items()}
     found = (values[name] for name in names if isinstance(values.get(name), int | float))
     return next((float(value) for value in found if not isinstance(value, bool) and math.isfinite(value)), None)
@@ -263,8 +263,9 @@ def _add_scores(
     chunk: Sequence[CorpusRow],
     probed: Sequence[list[Looked] | ImageRefused],
     scorers: Sequence[Scorer],
+    quality: Quality,
 ) -> None:
-    """Let models score the first image of each row that is not rejected."""
+    """Let models score the first image of each row that is not rejected; a score that the corpus lacks is theirs."""
     places = [at for at, found in enumerate(probed) if records[at]["status"] == "ok" and found]
     squares = [found[0].square for at in places if isinstance(found := probed[at], list)]
     if not scorers or not squares:
@@ -282,3 +283,7 @@ def _add_scores(
                 scores[at].append((name, float(value) if math.isfinite(value) else None))
     for at, named in scores.items():
         records[at]["model_scores"] = named
+        for column in CARRIED:
+            if records[at][column] is None:
+                records[at][column] = _number(dict(named), _ALIASES[column])
+        records[at]["quality"] = _quality(records[at], quality)

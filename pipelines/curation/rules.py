@@ -69,7 +69,7 @@ class RulesConfig:
     max_flagged_share: float | None = None
     """Share of words that are in the user's list, 0 to 1."""
     min_clip_score: float | None = None
-    """Cosine of image and text embeddings, as the corpus or the probe gives it."""
+    """Cosine of image and text embeddings, as the corpus gives it, or a scorer of the probe."""
     min_aesthetic: float | None = None
     """Aesthetic score, as the corpus gives it."""
     max_nsfw: float | None = None

@@ -18,7 +18,7 @@ from pipelines.curation.cluster_stage import grow, still_there
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.dedupe import DedupeConfig, dedupe_table
 from pipelines.curation.job import CurateJob, freeze
-from pipelines.curation.recipes import datacomp_basic
+from pipelines.curation.recipes import datacomp_basic, llava_highres
 from pipelines.curation.rules import RulesConfig
 from tests.pipelines.curation.cases import table
 from tests.pipelines.curation.pictures import encoded, scene
@@ -71,6 +71,17 @@ def test_a_recipe_keeps_what_is_not_changed(tmp_path: Path) -> None:
     assert (changed.rules.min_side, changed.rules.max_aspect) == (100, 3)
     assert not changed.balance.active
     assert config(tmp_path, balance=BalanceConfig(total=7)).select.balance.total == 7
+
+
+def test_a_threshold_of_a_recipe_can_be_taken_off(tmp_path: Path) -> None:
+    words = "--input a --output o --recipe llava_highres --without min-blur max_nsfw --min-side 400"
+    found = parse(CurateConfig, words.split()).select.rules
+    assert found == dataclasses.replace(llava_highres().rules, min_blur=None, max_nsfw=None, min_side=400)
+    assert config(tmp_path, recipe="datacomp_basic", without=("scripts",)).select.rules.scripts == ()
+    with pytest.raises(ConfigError, match="min_clip_score, which is not in the recipe; datacomp_basic has min_side, "):
+        config(tmp_path, recipe="datacomp_basic", without=("min_clip_score",))
+    with pytest.raises(ConfigError, match="min_side, which is given a value too"):
+        config(tmp_path, recipe="datacomp_basic", without=("min_side",), rules=RulesConfig(min_side=5))
 
 
 def test_workers_in_another_folder_find_a_relative_table_of_evaluation_images(

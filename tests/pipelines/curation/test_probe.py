@@ -22,6 +22,8 @@ from pipelines.curation.look import look, probe_size
 from pipelines.curation.looker import Looker
 from pipelines.curation.models import LLAVA_NEXT
 from pipelines.curation.probe import ProbeSettings, probe_rows, source_of
+from pipelines.curation.recipes import llava_highres
+from pipelines.curation.rules import active_rules, fails
 from pipelines.curation.scorers import load_scorers
 from pipelines.sandbox import SandboxSettings
 from pipelines.tables import check_schema
@@ -261,6 +263,29 @@ def test_the_corpus_own_embedding_is_taken_over_and_goes_before_a_scorers() -> N
         plain = probed(rows, looker)
     assert [one["embedding"] for one in found] == [[0.25, -3.0], [10.0, 245.0], None]
     assert [one["embedding"] for one in plain] == [[0.25, -3.0], None, None]
+
+
+class Cosine:
+    """A scorer of image and text as `ClipScorer` names it: a hundredth of the first pixel's red; NaN without text."""
+
+    side = 16
+
+    def __call__(self, squares: np.ndarray[Any, Any], texts: list[str]) -> dict[str, np.ndarray[Any, Any]]:
+        blank = np.array([not text for text in texts])
+        return {"clip_similarity": np.where(blank, np.nan, squares[:, 0, 0, 0] / 100)}
+
+
+def test_a_score_that_the_corpus_lacks_is_the_scorers() -> None:
+    good = encoded(np.full((30, 50, 3), (25, 9, 200), np.uint8), "PNG")
+    rows = [row(0, good), row(1, good, metadata={"similarity": 0.75}), row(2, good, text=""), row(3, b"no")]
+    settings = ProbeSettings(run_id="run0", model=LLAVA_NEXT, quality="clip_score")
+    with Looker(BOX, square=16) as looker:
+        found = probed(rows, looker, settings, scorers=[Cosine()])
+    assert [one["clip_score"] for one in found] == [0.25, 0.75, None, None]
+    assert [one["quality"] for one in found] == [0.25, 0.75, None, None]
+    assert dict(found[1]["model_scores"]) == {"clip_similarity": 0.25}, "what the scorer said stays"
+    (rule,) = (one for one in active_rules(llava_highres().rules) if one.measure == "clip_score")
+    assert fails(pa.Table.from_pylist(found[:2], SCORE), rule, "drop").tolist() == [False, False]
 
 
 def test_sources() -> None:

@@ -11,6 +11,7 @@ What this does *not* do: guess the language, judge.
 """
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection
@@ -46,8 +47,11 @@ _SCRIPTS = (
     (0x20000, 0x323AF, "Han"),
 )
 _STARTS = [start for start, _, _ in _SCRIPTS]
+# Vowels of Indic scripts, points of Hebrew and the like stand after a letter, and are none for `re`.
+_MARKS = "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
+_LETTERS = f"(?:[^\\W_][{_MARKS}\u200c\u200d]*)+"
 _WORD = re.compile(
-    "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]|[^\\W_]+(?:['’][^\\W_]+)*"
+    f"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]|{_LETTERS}(?:['’]{_LETTERS})*"
 )
 _URL = re.compile(
     r"(?:https?://|www\.)\S{1,2000}|[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
@@ -128,7 +132,7 @@ def script(text: str) -> str:
 
 
 def read_words(uri: str, options: StorageOptions | None = None) -> frozenset[str]:
-    """Read a list of words: one a line, UTF-8, case-folded; lines that start with "#" are left out.
+    """Read a list of words: one a line, UTF-8, in NFC and case-folded; lines that start with "#" are left out.
 
     Raises:
         ConfigError: the file is not there, is not UTF-8, or holds more than a word in a line.
@@ -137,6 +141,8 @@ def read_words(uri: str, options: StorageOptions | None = None) -> frozenset[str
         lines = read_bytes(uri, options).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the list of flagged words {uri} cannot be read: {error}") from error
+    # as texts are, whose words are compared
+    lines = [unicodedata.normalize("NFC", line) for line in lines]
     words = [line.strip().casefold() for line in lines if line.strip() and not line.startswith("#")]
     strange = [word for word in words if not _WORD.fullmatch(word)]
     if strange:

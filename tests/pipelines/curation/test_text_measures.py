@@ -17,6 +17,11 @@ from pipelines.curation.text_measures import measure_text, read_words, script
         ("  it's 5 o’clock \n", 14, 3),
         ("赤い狐 fox", 7, 4),
         ("---", 3, 0),
+        # a vowel sign, a virama and a nasal within words, a joiner within one
+        ("लड़का हिन्दी में किताब पढ़ता है", 31, 6),
+        ("வணக்கம் உலகம்", 13, 2),
+        ("می‌خواهم", 8, 1),
+        ("👩‍👩‍👧 fox", 9, 1),
     ],
 )
 def test_length(text: str, chars: int, words: int) -> None:
@@ -61,7 +66,14 @@ def test_shares_of_addresses_and_boilerplate() -> None:
 
 
 def test_hostile_texts_take_no_time() -> None:
-    for text in ("a." * 50_000, "www." * 20_000, "@" * 100_000, "a-" * 50_000 + ".jp", "img" * 30_000):
+    for text in (
+        "a." * 50_000,
+        "www." * 20_000,
+        "@" * 100_000,
+        "a-" * 50_000 + ".jp",
+        "img" * 30_000,
+        "क्" * 50_000 + "'",
+    ):
         assert measure_text(text).text_chars == len(text)
 
 
@@ -72,6 +84,8 @@ def test_flagged_words_are_the_user_s(tmp_path: Path) -> None:
     assert flagged == {"foo", "strasse"}
     assert measure_text("foo FOO bar STRASSE", flagged).flagged_share == pytest.approx(3 / 4)
     assert measure_text("foo FOO bar STRASSE").flagged_share == 0
+    words.write_text("हिन्दी\ncafe\u0301\n", encoding="utf-8")
+    assert measure_text("un caf\u00e9 हिन्दी", read_words(str(words))).flagged_share == pytest.approx(2 / 3)
     words.write_text("two words\n")
     with pytest.raises(ConfigError, match="'two words' is not one word"):
         read_words(str(words))

@@ -53,7 +53,8 @@ class LLaVANeXT(VisualEncoder):
     language_model: Any
     """Transformers' causal language model, or None."""
     always_run_tower: bool
-    """Run the tower on an empty tile where a training batch has no image, so that every device gets gradients."""
+    """Run the tower on an empty tile where a training batch has no image, and give every visual parameter a gradient
+    whatever a batch has, so that all devices exchange the same ones."""
 
     def __init__(self, config: ModelConfig | None = None, **settings: Unpack[DocumentSettings]) -> None:
         if config is not None and settings:
@@ -187,8 +188,9 @@ class LLaVANeXT(VisualEncoder):
             check_placeholders(name, mask, count)
             if count:
                 embeds = embeds.masked_scatter(mask[..., None], torch.cat(features).to(embeds))
-        if self.training and self.always_run_tower and not images and not videos:
-            embeds = embeds + self.empty_features().to(embeds).sum()
+        if self.training and self.always_run_tower:
+            nothing = self.visual_zero() if images or videos else self.empty_features().sum()
+            embeds = embeds + nothing.to(embeds)
         return embeds
 
     def forward(

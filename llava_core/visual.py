@@ -215,12 +215,18 @@ class VisualEncoder(nn.Module):
         """
         side, weight = self.config.tiles.tile_size, next(self.projector.parameters())
         tile = torch.zeros(1, 3, side, side, device=weight.device, dtype=torch.uint8)
-        # The tower's parameters are reached through its output: outside of its own layers a sharded one is not whole.
+        return self._project(tile, [Size(0, 0)])[0, :0] + self.visual_zero()
+
+    def visual_zero(self) -> Tensor:
+        """float[]: 0, but it depends on all of projector, temporal encoder and newline, so that each has a gradient.
+
+        One image, several and video go through different ones of them. The tower's are reached through its output
+        alone: outside of its own layers a sharded one is not whole.
+        """
         visual = (self.projector, self.temporal_encoder)
         own = [p for part in visual if part is not None for p in part.parameters()]
         own += [self.image_newline] if self.image_newline is not None else []
-        nothing = torch.stack([parameter.flatten()[:0].sum() for parameter in own]).sum()
-        return self._project(tile, [Size(0, 0)])[0, :0] + nothing
+        return torch.stack([parameter.flatten()[:0].sum() for parameter in own]).sum()
 
     def _project(self, tiles: Tensor, grids: Sequence[Size]) -> Tensor:
         return self._project_features(self.image_processor(tiles), grids)

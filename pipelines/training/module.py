@@ -146,8 +146,8 @@ class TrainModule(nn.Module):
         visual = {name: value for name, value in batch.visual.items() if name in _IMAGES}
         features = self.model.encode_images(**visual) if visual else [self.model.empty_features()]
         made = [loss(self.model, batch, features) for loss in self.extra.values()]
-        # The newline has no part in this, but every parameter that trains has a gradient.
-        rest = torch.stack([feature.sum() for feature in features]).sum() * 0.0
+        # Some parameters have no part in this, but every one that trains has a gradient.
+        rest = torch.stack([feature.sum() for feature in features]).sum() * 0.0 + self.model.visual_zero()
         sums = torch.stack([rest, rest, rest, *(total.float() for total, _ in made)])
         return sums, torch.tensor([0.0, 0.0, 0.0, *(float(count) for _, count in made)], dtype=torch.float64)
 

@@ -3,6 +3,7 @@
 The corpus has images of several sizes and aspect ratios, samples without image, with two, and with two that are wrong.
 """
 
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from llava_core.checkpoints.untrained import write_untrained
+from llava_core.checkpoints.save import save_model
+from llava_core.checkpoints.untrained import byte_tokenizer, fill, untrained_config, write_untrained
+from llava_core.model import model_class
 from llava_core.processor import LLaVAProcessor
 from pipelines.training.loop import StageWork
 from pipelines.training.packing import Cost, cost_of
@@ -67,6 +70,34 @@ def write_corpus(folder: Path, count: int = 40, *, wrong: bool = True) -> str:
         (folder / "cut.png").write_bytes((folder / "1.png").read_bytes()[:900])
         rows.insert(5, {"id": "gone", "image": "gone.png", "conversations": turns("<image>\nWhat?", "Gone.")})
         rows.insert(9, {"id": "cut", "image": "cut.png", "conversations": turns("<image>\nWhat?", "Cut.")})
+    (folder / "data.json").write_text(json.dumps(rows))
+    return str(folder / "data.json")
+
+
+def write_video_model(folder: Path, **settings: Any) -> Path:
+    """The untrained model as one of the family that sees video, some settings changed."""
+    tokenizer = byte_tokenizer()
+    config = dataclasses.replace(
+        untrained_config(), family="llava_onevision", video_token_id=len(tokenizer), **settings
+    )
+    model = model_class(config)(config)
+    fill(model, 0)
+    save_model(model, folder / "video", tokenizer=tokenizer)
+    return folder / "video"
+
+
+def write_mixed(folder: Path, *, frames: int = 3, seed: int = 0) -> str:
+    """Two videos of other lengths, a pair of images, one image, and words alone."""
+    folder.mkdir()
+    rows = []
+    for number, count in enumerate((frames, frames + 2, 2, 1, 0)):
+        names = [f"{number}-{place}.png" for place in range(count)]
+        for place, name in enumerate(names):
+            (folder / name).write_bytes(png(40 + 8 * number, 64, seed=seed + 10 * number + place))
+        said = "<video>\nWhat moves?" if number < 2 else "<image>\n" * count + "What is it?"
+        rows.append({"id": f"m{number}", "conversations": turns(said, f"It is number {number}.")})
+        if names:
+            rows[-1]["image"] = names if count > 1 else names[0]
     (folder / "data.json").write_text(json.dumps(rows))
     return str(folder / "data.json")
 

@@ -14,10 +14,7 @@ from safetensors.torch import load_file
 from transformers import LlavaNextForConditionalGeneration
 
 from llava_core.checkpoints.load import load_model
-from llava_core.checkpoints.save import save_model
-from llava_core.checkpoints.untrained import byte_tokenizer, fill, untrained_config
 from llava_core.losses import language_loss
-from llava_core.model import model_class
 from pipelines.storage import filesystem
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.errors import TrainingStopped
@@ -206,38 +203,12 @@ def test_bfloat16_follows_float32_and_keeps_its_weights(folder: Path, tmp_path: 
     assert half[-1] < half[0] - 0.1
 
 
-def write_video_model(folder: Path) -> Path:
-    """The untrained model as one of the family that sees video."""
-    tokenizer = byte_tokenizer()
-    config = dataclasses.replace(untrained_config(), family="llava_onevision", video_token_id=len(tokenizer))
-    model = model_class(config)(config)
-    fill(model, 0)
-    save_model(model, folder / "video", tokenizer=tokenizer)
-    return folder / "video"
-
-
-def write_mixed(folder: Path, *, frames: int = 3, seed: int = 0) -> str:
-    """Two videos of other lengths, a pair of images, one image, and words alone."""
-    folder.mkdir()
-    rows = []
-    for number, count in enumerate((frames, frames + 2, 2, 1, 0)):
-        names = [f"{number}-{place}.png" for place in range(count)]
-        for place, name in enumerate(names):
-            (folder / name).write_bytes(cases.png(40 + 8 * number, 64, seed=seed + 10 * number + place))
-        said = "<video>\nWhat moves?" if number < 2 else "<image>\n" * count + "What is it?"
-        rows.append({"id": f"m{number}", "conversations": cases.turns(said, f"It is number {number}.")})
-        if names:
-            rows[-1]["image"] = names if count > 1 else names[0]
-    (folder / "data.json").write_text(json.dumps(rows))
-    return str(folder / "data.json")
-
-
 def test_video_frames_and_several_images_have_the_loss_of_samples_run_one_by_one(tmp_path: Path) -> None:
-    model_folder = write_video_model(tmp_path)
+    model_folder = cases.write_video_model(tmp_path)
     one = cases.stage(batch_size=5, max_steps=3, epochs=3.0, warmup_ratio=0.0)
     first = {}
     for name, seed in (("plain", 0), ("other", 500)):
-        inputs = write_mixed(tmp_path / name, seed=seed)
+        inputs = cases.write_mixed(tmp_path / name, seed=seed)
         steps = run(cases.work(model_folder, [inputs], tmp_path / f"out-{name}", one))
         assert [step["samples"] for step in steps] == [5, 10, 15] and steps[-1]["rejected"] == 0
         assert steps[2]["loss"] < steps[0]["loss"]

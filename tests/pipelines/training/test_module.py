@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from llava_core.checkpoints.load import load_model
+from llava_core.checkpoints.untrained import untrained_config
 from llava_core.labels import IGNORE_INDEX
 from llava_core.losses import LossConfig, language_loss
 from llava_core.model import LLaVANeXT
@@ -158,6 +160,46 @@ def test_a_row_without_samples_gives_zero_gradients_to_what_the_others_train(
     model.zero_grad()
     module(batches[0])[0].sum().backward()
     assert nothing.keys() == gradients(model).keys()
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [("video", {"temporal_encoder": True}), ("connector", {"cross_image_attention": True}), ("packing", "flat")],
+    ids=["temporal encoder", "attention across images", "newline without use"],
+)
+def test_every_kind_of_row_gives_gradients_to_the_same_parameters(tmp_path: Path, part: str, settings: Any) -> None:
+    config = untrained_config()
+    changed = settings if isinstance(settings, str) else dataclasses.replace(getattr(config, part), **settings)
+    model_folder = cases.write_video_model(tmp_path, **{part: changed})
+    one = cases.stage(row_tokens=3000)
+    samples, processor, _ = cases.samples_of(cases.write_mixed(tmp_path / "mixed"), model_folder, one)
+    model = load_model(model_folder).train()
+    module = TrainModule(model, one.losses)
+    freeze(module, one)
+    kinds = {(len(sample.row.sizes), bool(sample.num_frames)): sample for sample in samples}
+    assert set(kinds) == {(3, True), (5, True), (2, False), (1, False), (0, False)}
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for kind, sample in [*kinds.items(), ("none", None)]:
+        model.zero_grad()
+        module(load_row(Row((sample,) if sample else (), 0.0), processor, None, tower=True)[0])[0].sum().backward()
+        assert gradients(model).keys() == wanted, kind
+
+
+def test_a_row_of_any_samples_runs_the_tower_once(tmp_path: Path) -> None:
+    """Workers of a round gather each of its layers together, so that one more run would wait for them for ever."""
+    model_folder, one = cases.write_video_model(tmp_path), cases.stage(row_tokens=3000)
+    samples, processor, cost = cases.samples_of(cases.write_mixed(tmp_path / "mixed"), model_folder, one)
+    model = load_model(model_folder).train()
+    seen: list[int] = []
+    model.image_processor.register_forward_hook(lambda *_: seen.append(1))
+    module = TrainModule(model, one.losses)
+    runs = []
+    for each in plan_rounds(samples, 2, one.row_tokens, cost):
+        for row in each.rows:
+            seen.clear()
+            module(load_row(row, processor, None, tower=each.has_images)[0])
+            runs.append((each.has_images, len(seen)))
+    assert set(runs) <= {(True, 1), (False, 0)} and (True, 1) in runs
 
 
 def test_rows_without_images_leave_the_tower_alone(folder: Path) -> None:

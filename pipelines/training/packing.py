@@ -120,15 +120,15 @@ def _rows(samples: Sequence[Sample], world_size: int, row_tokens: int, cost: Cos
 def _spread(samples: Sequence[Sample], count: int, row_tokens: int, cost: Cost) -> list[list[Sample]] | None:
     """Dearest sample first, each into the cheapest row that has room; None where one finds none."""
     rows: list[list[Sample]] = [[] for _ in range(count)]
-    costs, tokens, frames = [0.0] * count, [0] * count, [0] * count
+    costs, tokens, shapes = [0.0] * count, [0] * count, [0] * count
     order = sorted(range(len(samples)), key=lambda i: (-cost.of(samples[i]), i))
     for sample in (samples[i] for i in order):
-        # Videos of a row go through the tower together, so they have the same number of frames.
+        # A row runs the tower once, as the other workers' rows of its round do: on images, or on videos of one length.
+        shape = sample.num_frames or -min(sample.num_tiles, 1)
         room = [
             i
             for i in range(count)
-            if tokens[i] + sample.num_tokens <= row_tokens
-            and (not sample.num_frames or frames[i] in (0, sample.num_frames))
+            if tokens[i] + sample.num_tokens <= row_tokens and (not shape or shapes[i] in (0, shape))
         ]
         if not room:
             return None
@@ -136,7 +136,7 @@ def _spread(samples: Sequence[Sample], count: int, row_tokens: int, cost: Cost) 
         rows[best].append(sample)
         costs[best] += cost.of(sample)
         tokens[best] += sample.num_tokens
-        frames[best] = sample.num_frames or frames[best]
+        shapes[best] = shape or shapes[best]
     return rows
 
 

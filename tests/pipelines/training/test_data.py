@@ -187,12 +187,14 @@ def test_rounds_without_images_come_last_and_skip_the_tower_on_all_workers() -> 
     assert [len(one.samples) for one in fewer[0].rows] == [1, 0, 0, 0]
 
 
-def test_videos_of_other_lengths_do_not_share_a_row() -> None:
-    rounds = plan_rounds([plain(10, 4, 4), plain(10, 8, 8), plain(10, 4, 4), plain(10, 2)], 1, 100, COST)
-    assert sorted(sorted(s.num_frames for s in each.rows[0].samples) for each in rounds) in (
-        [[0, 4, 4], [8]],
-        [[0, 8], [4, 4]],
-    )
+def test_images_and_videos_of_each_length_have_rows_of_their_own_and_words_go_anywhere() -> None:
+    videos = [plain(10, 4, 4), plain(10, 8, 8), plain(10, 4, 4)]
+    rounds = plan_rounds([*videos, plain(10, 2), plain(10, 3), plain(10)], 1, 100, COST)
+    rows = [[s.num_frames for s in each.rows[0].samples if s.num_tiles] for each in rounds]
+    assert all(len(set(frames)) == 1 for frames in rows)
+    assert sorted(sum(rows, [])) == [0, 0, 4, 4, 8]
+    # one more than there are kinds, because rows of like cost come first; the words are in one of them
+    assert len(rounds) == 4 and sum(len(each.rows[0].samples) for each in rounds) == 6
 
 
 def shards(tmp_path: Path) -> str:

@@ -83,7 +83,8 @@ class AnswerInquiry(Inquiry):
         if not template.names and not own:
             return
         rows = [row for row in head() if row.error is None]
-        known = {name for row in rows for name, value in row_columns(row).items() if value is not None}
+        # a name is known even where its value is null: later rows may have one
+        known = {name for row in rows for name in row_columns(row)}
         if not rows:
             return
         if own and own[0] not in known:
@@ -95,7 +96,7 @@ class AnswerInquiry(Inquiry):
         known |= {name for text in {one.columns for one in brought} for name in json.loads(text)}
         if self.column is not None:
             known |= {name for row in rows for one in self._of_row(row) for name in json.loads(one.columns)}
-        check_names(template, known)
+        check_names(template, known, len(rows))
 
     def _of_row(self, row: CorpusRow) -> list[Question]:
         """Questions that a row brings along; none where they are refused."""

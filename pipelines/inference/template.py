@@ -77,8 +77,13 @@ def parse_template(text: str) -> Template:
     return Template(tuple((literal, name) for literal, name, _, _ in fields))
 
 
-def check_names(template: Template, known: Collection[str]) -> None:
+def check_names(template: Template, known: Collection[str], num_rows: int) -> None:
     """Hold a template to the columns that there are.
+
+    Args:
+        template: of the prompt.
+        known: columns that occur.
+        num_rows: rows of the corpus that were looked at.
 
     Raises:
         ConfigError: naming those that are not, and those that are.
@@ -86,6 +91,6 @@ def check_names(template: Template, known: Collection[str]) -> None:
     unknown = [name for name in template.names if name not in known]
     if unknown:
         raise ConfigError(
-            f"--prompt names {', '.join(f'{{{name}}}' for name in unknown)}, which no row has; there are "
-            f"{', '.join(f'{{{name}}}' for name in [QUESTION, *sorted(known)])}"
+            f"--prompt names {', '.join(f'{{{name}}}' for name in unknown)}, which none of the first {num_rows} rows "
+            f"has; there are {', '.join(f'{{{name}}}' for name in [QUESTION, *sorted(known)])}"
         )

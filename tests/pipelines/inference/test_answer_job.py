@@ -106,8 +106,13 @@ def test_a_folder_is_no_file_of_questions_and_an_empty_question_is_none(corpus: 
 
 
 def test_unknown_columns_are_refused_before_any_work(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"names \{txt\}, which no row has; there are \{question\}, \{text\}"):
+    with pytest.raises(
+        ConfigError, match=r"\{txt\}, which none of the first 3 rows has; there are \{question\}, \{text\}"
+    ):
         freeze(config(corpus, prompt="{txt} {question}"))
+    for caption in corpus.glob("*.txt"):
+        caption.unlink()
+    freeze(config(corpus, prompt="{text} {question}"))
     with pytest.raises(ConfigError, match="--question-column vqa: the first rows have no such text"):
         freeze(config(corpus, question_column="vqa"))
     freeze(config(corpus, prompt="{text} {question}"))

@@ -47,6 +47,7 @@ td .code{display:inline-block;min-width:12ch}
 .plots figure{padding:.9rem 1rem .7rem;border-radius:14px}
 .plots figcaption{padding:0;font-size:1rem;font-weight:600;color:var(--ink)}
 .plots figure svg{width:100%;height:auto;margin-top:.4rem}
+.plots .key{font-weight:400;margin-left:.8rem}
 svg text{fill:var(--soft);font:11px system-ui,sans-serif}
 svg .good{fill:var(--fill)} svg .bad{fill:var(--badfill)} svg .line{stroke:var(--bad);stroke-width:1.5}
 svg text.mark{fill:var(--bad);font-weight:600}

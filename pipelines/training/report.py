@@ -9,18 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.page import page, table
 from pipelines.plots import Curve, chart
 from pipelines.progress import duration
 from pipelines.storage import StorageOptions, join_uri, read_bytes, write_bytes
 from pipelines.training.watch import METRICS, REJECTED
-
-_STYLE = """body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1000px;padding:0 1rem;color:#1f2937}
-h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2.2rem;border-top:1px solid #e5e7eb;padding-top:1rem}
-figure{margin:0}figcaption{font-weight:600;margin:.6rem 0 .2rem}.charts{display:grid;gap:.6rem 2rem;
-grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}svg{width:100%;height:auto;background:#fff}
-table{border-collapse:collapse}td,th{padding:.15rem 1rem .15rem 0;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}svg text{font:11px system-ui,sans-serif;fill:#4b5563}
-.key{font-weight:400;margin-left:.8rem}"""
 
 
 def write_report(
@@ -42,11 +35,10 @@ def write_report(
         lines = _lines(join_uri(folder, METRICS), options)
         if lines:
             parts.append(stage_html(name, lines, _lines(join_uri(folder, REJECTED), options), settings.get(name, {})))
-    title = f"Training: {html.escape(output)}"
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-    page += f"<h1>{title}</h1>" + ("".join(parts) or "<p>No step has been taken yet.</p>") + "</html>\n"
+    title = f"Training: {output}"
+    text = page(title, [f"<h1>{html.escape(title)}</h1>", *(parts or ["<p>No step has been taken yet.</p>"])])
     uri = join_uri(output, "train_report.html")
-    write_bytes(uri, page.encode(), options)
+    write_bytes(uri, text.encode(), options)
     return uri
 
 
@@ -72,9 +64,9 @@ def stage_html(
     }
     if "mfu" in last:
         rows["MFU"] = f"{100 * _mean(lines, 'mfu'):.1f} %"
-    table = "".join(f"<tr><th>{label}<td>{html.escape(value)}" for label, value in rows.items())
+    figures = table(("of the stage", ""), ((label, html.escape(value)) for label, value in rows.items()))
     charts = "".join(chart(curve) for curve in curves(lines))
-    return f"<h2>{html.escape(name)}</h2><table>{table}</table><div class=charts>{charts}</div>"
+    return f'<h2>{html.escape(name)}</h2>{figures}<div class="plots">{charts}</div>'
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> list[Curve]:

@@ -21,7 +21,6 @@ from pipelines.corpus_sources import (
     is_local,
     local_path,
     local_ref,
-    normalise,
     read_object,
     remote_ref,
     split_scheme,
@@ -143,7 +142,7 @@ def load_image(
         return _capped(decode_base64(body, settings.max_file_bytes), settings), inline_uri
     if looks_like_base64(ref):
         return _capped(decode_base64(ref, settings.max_file_bytes), settings), inline_uri
-    uri = resolve_ref(ref, normalise(settings.image_root) if settings.image_root else folder, settings)
+    uri = resolve_ref(ref, settings.image_root or folder, settings)
     return read_object(_stat(uri, options), settings.max_file_bytes, options), uri
 
 

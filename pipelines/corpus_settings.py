@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llava_core.config import check_at_least, check_choice
+from pipelines.corpus_sources import normalise
 from pipelines.fragments import MAX_ROWS
 
 CorpusKind = Literal["auto", "files", "parquet", "tar", "json"]
@@ -38,7 +39,7 @@ class CorpusSettings:
     rows_per_fragment: int = 256
     """Mean rows of a fragment of files, rows of one of a container (Parquet keeps to row groups); at most 1,024."""
     image_root: str | None = None
-    """Folder that relative image URIs start from and must stay in. None: the folder of the file that names them."""
+    """Folder that relative image URIs start from and must stay in, made absolute. None: that of the file with them."""
     allowed_prefixes: tuple[str, ...] = ()
     """Remote prefixes ("s3://bucket/folder/") that rows may point to, beside the corpus' own bucket."""
     require_images: bool = True
@@ -59,10 +60,18 @@ class CorpusSettings:
     """Remote files of one fragment that are read at once."""
 
     def __post_init__(self) -> None:
+        if self.image_root is not None:
+            # a worker reads in another folder
+            object.__setattr__(self, "image_root", normalise(self.image_root))
         check_choice("corpus", "kind", self.kind, ("auto", "files", "parquet", "tar", "json"))
         for name in ("max_file_bytes", "max_text_bytes", "max_record_bytes", "read_threads", "rows_per_fragment"):
             check_at_least("corpus", name, getattr(self, name), 1)
         check_at_least("corpus", "rows_per_fragment (negated)", -self.rows_per_fragment, -MAX_ROWS)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where rows may point to, beside the corpus' own folders."""
+        return (*(() if self.image_root is None else (self.image_root,)), *self.allowed_prefixes)
 
 
 DEFAULT_COLUMNS = CorpusColumns()

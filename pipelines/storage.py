@@ -148,9 +148,16 @@ def fsspec_options(uri: str, options: StorageOptions | None = None) -> dict[str,
     }
 
 
-def corpus_options(uri: str, options: StorageOptions | None) -> dict[str, Any]:
-    """Storage options as the corpus readers take them: fsspec's, without the listing cache that they switch off."""
-    return {name: value for name, value in fsspec_options(uri, options).items() if name != "use_listings_cache"}
+def corpus_options(uri: str, options: StorageOptions | None, *others: str) -> dict[str, Any]:
+    """Storage options as the corpus readers take them: fsspec's, without the listing cache that they switch off.
+
+    Args:
+        uri: where the corpus is.
+        options: as `storage_options` returns; None collects them now.
+        others: where its rows may point to; where the corpus is on a local disk, the first of them in a store decides.
+    """
+    place = next((one for one in (uri, *others) if not is_local(one)), uri)
+    return {name: value for name, value in fsspec_options(place, options).items() if name != "use_listings_cache"}
 
 
 def filesystem(uri: str, options: StorageOptions | None = None) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -26,7 +26,7 @@ from pipelines.curation.shard_stage import ShardSpec, shard_run
 from pipelines.curation.text_measures import read_words
 from pipelines.fragments import Fragment, mark_fragment, total_rows
 from pipelines.sandbox import SandboxSettings
-from pipelines.storage import absolute_uri, corpus_options, exists, is_local, join_uri, storage_options
+from pipelines.storage import absolute_uri, corpus_options, exists, join_uri, storage_options
 from pipelines.tables import open_table
 
 _PASSING = (
@@ -116,7 +116,9 @@ def freeze(config: CurateConfig) -> CurateJob:
         CheckpointRefused: the model is not there, or cannot be trusted.
     """
     output = absolute_uri(config.output)
-    options = next((found for uri in (output, *config.input) if (found := storage_options(uri))), {})
+    options = next(
+        (found for uri in (output, *config.input, *config.corpus.places) if (found := storage_options(uri))), {}
+    )
     model, tokenizer = find_model(config.model, config.model_revision)
     words = read_words(config.flagged_words, options) if config.flagged_words else frozenset()
     sandbox = SandboxSettings(cpu_seconds=config.decoder_seconds, memory_bytes=config.decoder_bytes)
@@ -178,11 +180,10 @@ def _named(spec: ProbeSpec, run_id: str) -> ProbeSpec:
 
 
 def _plan(inputs: Sequence[str], config: CurateConfig, options: dict[str, str], limit: int | None) -> list[Fragment]:
-    remote = next((uri for uri in inputs if not is_local(uri)), "")
     fragments = plan_corpus(
         inputs,
         limit=limit,
-        storage_options=corpus_options(remote, options),
+        storage_options=corpus_options(inputs[0], options, *inputs[1:], *config.corpus.places),
         columns=config.columns,
         settings=config.corpus,
     )

@@ -98,7 +98,7 @@ class ProbeStage(FragmentStage):
     def table(self, fragment: Fragment, known: Known = NOTHING_KNOWN) -> pa.Table:
         """Probe the rows of one fragment that are not known: rows of SCORE, of all of the fragment."""
         spec = self.spec
-        options = corpus_options(fragment.row_uri(0), spec.storage_options)
+        options = corpus_options(fragment.row_uri(0), spec.storage_options, *spec.corpus.places)
         part, places = unknown_rows(fragment, known)
         rows = read_fragment(part, storage_options=options, columns=spec.columns, settings=spec.corpus)
         found = probe_rows(

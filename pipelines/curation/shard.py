@@ -222,7 +222,7 @@ def read_pieces(
     """
     for piece in pieces:
         wanted = dict(zip(piece.indices, piece.uids, strict=True))
-        options = corpus_options(piece.fragment.root, storage_options)
+        options = corpus_options(piece.fragment.root, storage_options, *corpus.places)
         rows = read_fragment(piece.fragment, storage_options=options, columns=columns, settings=corpus)
         for index, row in enumerate(rows):
             if index not in wanted:

@@ -26,7 +26,7 @@ from pipelines.inference.prepare import RunSettings
 from pipelines.inference.stage import StageSpec
 from pipelines.inference.work import Work, total_rows
 from pipelines.known_rows import NOTHING_KNOWN, find_known, note_rows
-from pipelines.storage import absolute_uri, corpus_options, is_local, storage_options
+from pipelines.storage import absolute_uri, corpus_options, storage_options
 
 CHUNK_BATCHES = 4
 """Batches of an engine whose images are in a worker's memory at once: enough to sort them by length."""
@@ -100,15 +100,15 @@ def freeze(config: InferenceConfig) -> InferenceJob:
     table_uri = absolute_uri(config.output)
     inquiry = config.inquiry
     options = _storage_options(config, inquiry, table_uri)
-    remote = next((uri for uri in (*config.input, *inquiry.sources) if not is_local(uri)), "")
+    readers = corpus_options(config.input[0], options, *config.input[1:], *inquiry.sources, *config.corpus.places)
     fragments = plan_corpus(
         config.input,
         limit=config.limit,
-        storage_options=corpus_options(remote, options),
+        storage_options=readers,
         columns=config.columns,
         settings=config.corpus,
     )
-    works = inquiry.plan(fragments, options=corpus_options(remote, options), limited=config.limit is not None)
+    works = inquiry.plan(fragments, options=readers, limited=config.limit is not None)
     inquiry.check(works, lambda: _head(fragments, config, options))
     settings = RunSettings(
         run_id="",
@@ -148,7 +148,7 @@ def _head(fragments: Sequence[Fragment], config: InferenceConfig, options: dict[
     for fragment in fragments[:HEAD_FRAGMENTS]:
         rows = read_fragment(
             fragment.head(HEAD_ROWS),
-            storage_options=corpus_options(fragment.root, options),
+            storage_options=corpus_options(fragment.root, options, *config.corpus.places),
             columns=config.columns,
             settings=config.corpus,
         )
@@ -236,6 +236,6 @@ def _checked_budget(budget: int | None, config: ModelConfig) -> int | None:
 
 
 def _storage_options(config: InferenceConfig, inquiry: Inquiry, table_uri: str) -> dict[str, str]:
-    """Of the first input or output that needs any: one set of keys reaches all stores of a job."""
-    uris = (table_uri, *config.input, *inquiry.sources)
+    """Of the first input, output or place of images that needs any: one set of keys reaches all stores of a job."""
+    uris = (table_uri, *config.input, *inquiry.sources, *config.corpus.places)
     return next((found for uri in uris if (found := storage_options(uri))), {})

@@ -196,7 +196,7 @@ class InferenceStage(FragmentStage):
     def _read(self, fragment: Fragment) -> Iterator[CorpusRow]:
         return read_fragment(
             fragment,
-            storage_options=corpus_options(fragment.root, self.spec.storage_options),
+            storage_options=corpus_options(fragment.root, self.spec.storage_options, *self.spec.corpus.places),
             columns=self.spec.columns,
             settings=self.spec.corpus,
         )

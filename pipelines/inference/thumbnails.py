@@ -37,7 +37,7 @@ def read_thumbnails(
     files: dict[str, bytes] = {}
     for name in dict.fromkeys(row["fragment_id"] for row in rows if row["fragment_id"] in fragments):
         fragment = fragments[name]
-        options = corpus_options(fragment.root, spec.storage_options)
+        options = corpus_options(fragment.root, spec.storage_options, *spec.corpus.places)
         part = narrow(fragment, wanted)
         try:
             for row in read_fragment(part, storage_options=options, columns=spec.columns, settings=spec.corpus):

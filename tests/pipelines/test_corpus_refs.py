@@ -124,6 +124,16 @@ def test_image_root_goes_before_the_folder(corpus: Path, tmp_path: Path) -> None
     assert _reason("../1.jpg", str(tmp_path), settings) == "PATH_TRAVERSAL"
 
 
+def test_a_root_for_images_is_the_driver_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "1.jpg").write_bytes(image(1))
+    settings = CorpusSettings(image_root="img/", allowed_prefixes=("s3://other/x/",))
+    assert settings.places == (str(tmp_path / "img"), "s3://other/x/")
+    monkeypatch.chdir("/")
+    assert load_image("1.jpg", "/nowhere", settings, {}, "row") == (image(1), str(tmp_path / "img" / "1.jpg"))
+
+
 def _inline(ref: str, **settings: Any) -> tuple[bytes, str]:
     return load_image(ref, "/nowhere", CorpusSettings(**settings), {}, "row")
 

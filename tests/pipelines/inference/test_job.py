@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,14 @@ from pipelines.inference import recipes, vllm_environment
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
 from pipelines.inference.plan import sample_works
+from pipelines.inference.stage import InferenceStage
 from pipelines.inference.work import Work, whole
 from pipelines.row_refs import ObjectRef, RowRef
 from pipelines.runtime import Node, WorkerPlan
 from tests.pipelines.inference.fakes import photo
+from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
 
 
 @pytest.fixture
@@ -117,6 +122,30 @@ def test_a_job_knows_its_rows_its_model_and_where_workers_find_it(corpus: Path) 
     assert job.spec.settings.model_revision in job.model_line
     assert dataclasses.replace(job, trained=True).model_line.endswith(")")
     assert list(job.planned) == [str(corpus)]
+
+
+def test_workers_reach_images_in_a_store_by_the_driver_s_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_bucket: S3Bucket
+) -> None:
+    """The rows are on a local disk, their images are not; a worker of another machine has none of the variables."""
+    s3_bucket.put("img/0.jpg", photo(20, 30))
+    for name, value in s3_bucket.delta_options.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "rows.jsonl").write_text('{"image": "0.jpg"}\n' + f'{{"image": "{s3_bucket.uri}/img/0.jpg"}}\n')
+    changes: list[dict[str, Any]] = [
+        {"image_root": f"{s3_bucket.uri}/img"},
+        {"allowed_prefixes": (f"{s3_bucket.uri}/",)},
+    ]
+    found = [config(tmp_path / "rows.jsonl", corpus=CorpusSettings(**one)) for one in changes]
+    jobs = [freeze(one) for one in found]
+    for name in s3_bucket.delta_options:
+        monkeypatch.delenv(name)
+    errors = []
+    for job in jobs:
+        assert job.spec.storage_options["AWS_ENDPOINT_URL"] == s3_bucket.endpoint
+        rows = InferenceStage._read(SimpleNamespace(spec=job.spec), job.works[0].fragment)  # type: ignore[arg-type]
+        errors.append([row.error for row in rows])
+    assert errors == [[None, None], ["NOT_FOUND", None]]
 
 
 CHANGES = [

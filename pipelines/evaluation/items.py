@@ -28,6 +28,8 @@ class Item:
     """For the breakdown."""
     group: str = ""
     """Items of one group are only right together (rotations of one question, the pair of one image); own if empty."""
+    counts: bool = True
+    """Whether it is scored; if not, its answer is asked for by the submission alone."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What the submission, the judge or a report needs beside."""
 
@@ -48,7 +50,7 @@ class Judged:
     answer: str | None
     """Read out of the reply; None where it gives none."""
     values: tuple[float, ...]
-    """The item's score, 0 to 1 for most metrics, then what else the benchmark's total needs of it."""
+    """The item's score, 0 to 1 for most metrics, then what else the benchmark's total needs of it; () without."""
 
     @property
     def score(self) -> float:

@@ -17,6 +17,10 @@ from pipelines.storage import join_uri, read_bytes
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_SUFFIX_CN = "请直接回答选项字母。"
 POPE_SPLITS = ("random", "popular", "adversarial")
+MMBENCH_ROUND = 1_000_000
+"""Added to a question's index in the rows of MMBench's files that turn its options, once for each turn."""
+_LONGEST_INDEX = 64
+"""What is as short in the column of images is another row's index: both as in VLMEvalKit's `image_mcq`."""
 _MME_REQUEST = "Please answer yes or no."
 
 
@@ -67,13 +71,17 @@ def read_pope(source: Source) -> list[Item]:
 
 
 def read_mmbench(source: Source) -> list[Item]:
-    """MMBench in one pass, as LLaVA's script runs it."""
+    """MMBench in one pass, as LLaVA's script runs it: every row for the server, main rows alone for the score."""
     return [_mmbench_item(row, 0) for row in _mmbench(source)]
 
 
 def read_mmbench_circular(source: Source) -> list[Item]:
-    """MMBench's CircularEval: each question once for each of its options, the options turned on by one each time."""
-    return [_mmbench_item(row, turn) for row in _mmbench(source) for turn in range(len(_options(row)))]
+    """MMBench's CircularEval: each question once for each of its options, the options turned on by one each time.
+
+    They are turned here, so that the file's own rotations, where it has them, are left out.
+    """
+    main = [row for row in _mmbench(source) if int(row["index"]) < MMBENCH_ROUND]
+    return [_mmbench_item(row, turn) for row in main for turn in range(len(_options(row)))]
 
 
 def _mmbench(source: Source) -> list[dict[str, str]]:
@@ -83,8 +91,16 @@ def _mmbench(source: Source) -> list[dict[str, str]]:
         "dev-cn": ["mmbench_dev_cn_20231003.tsv", "MMBench_DEV_CN.tsv"],
     }[source.split]
     rows = source.table(names, "https://github.com/open-compass/MMBench")
-    found = [dict(row) for row in records(source, rows, names[0], ("index", "question", "A", "B", "image"))]
-    return [row | {"lang": "cn" if source.split == "dev-cn" else "en"} for row in found]
+    needs = ("index", "question", "A", "B", "image")
+    found = [{name: value or "" for name, value in row.items()} for row in records(source, rows, names[0], needs)]
+    images = {row["index"]: row["image"] for row in found if len(row["image"]) > _LONGEST_INDEX}
+    for row in found:
+        if not row["index"].isdecimal():
+            raise source.broken(names[0], f"index {row['index']!r} is no number")
+        if row["image"] not in images and len(row["image"]) <= _LONGEST_INDEX:
+            raise source.broken(names[0], f"row {row['index']} has the image of row {row['image']!r}, which has none")
+        row |= {"image": images.get(row["image"], row["image"]), "lang": "cn" if source.split == "dev-cn" else "en"}
+    return found
 
 
 def _options(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -120,7 +136,8 @@ def _mmbench_item(row: Mapping[str, str], turn: int) -> Item:
         references=(right,) if right else (),
         choices=turned,
         category=row.get("category") or "",
-        group=str(row["index"]),
+        group=str(int(row["index"]) % MMBENCH_ROUND),
+        counts=int(row["index"]) < MMBENCH_ROUND,
         facts={name: row[name] or "" for name in kept if name in row},
     )
 

@@ -9,7 +9,7 @@ A result says "complete" only if every item of the split has a reply. What this 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +135,7 @@ def _some(ids: Iterable[str]) -> str:
 
 
 def judge_items(benchmark: Benchmark, parser: Parser, pairs: Sequence[tuple[Item, str]]) -> list[Judged]:
-    """Read and score replies; items whose references nobody has get no values.
+    """Read and score replies; items whose references nobody has, or that do not count, get no values.
 
     Args:
         benchmark: says how.
@@ -143,12 +143,13 @@ def judge_items(benchmark: Benchmark, parser: Parser, pairs: Sequence[tuple[Item
         pairs: items and replies.
     """
     answers = [parser(item, reply) for item, reply in pairs]
-    items = [item for item, _ in pairs]
-    scored = not benchmark.judge and all(item.references for item in items)
-    values = benchmark.metric.values(items, answers) if scored else [()] * len(items)
+    counted = [(item, answer) for (item, _), answer in zip(pairs, answers, strict=True) if item.counts]
+    values: Iterator[tuple[float, ...]] = iter(())
+    if not benchmark.judge and all(item.references for item, _ in counted):
+        values = iter(benchmark.metric.values([item for item, _ in counted], [answer for _, answer in counted]))
     return [
-        Judged(item=item, reply=reply, answer=answer, values=value)
-        for (item, reply), answer, value in zip(pairs, answers, values, strict=True)
+        Judged(item=item, reply=reply, answer=answer, values=next(values, ()) if item.counts else ())
+        for (item, reply), answer in zip(pairs, answers, strict=True)
     ]
 
 
@@ -184,7 +185,7 @@ def make_result(benchmark: Benchmark, judged: Sequence[Judged], joined: Joined, 
 
     Args:
         benchmark: says how.
-        judged: with values, or all without.
+        judged: those that count with values, or all without.
         joined: what they come from.
         total_items: of the split.
     """
@@ -206,7 +207,7 @@ def make_result(benchmark: Benchmark, judged: Sequence[Judged], joined: Joined, 
         categories=categories,
         constant=_constant(benchmark, known),
         items=total_items,
-        scored=len(known) if known else len(judged),
+        scored=sum(bool(one.values) or not one.item.counts for one in judged) if known else len(judged),
         gaps=dict(gaps.most_common()),
         named=named,
         unread=sum(one.answer is None for one in judged),

@@ -160,6 +160,46 @@ def test_circular_mmbench_turns_the_options_and_the_right_letter_with_them(tmp_p
     assert items[3].prompt.startswith('Look.\nSay "it"?\nA. up\nB. down\n')
 
 
+def with_turned_rows(folder: Path) -> None:
+    """MMBench's file as it is published: each question's rotations too, with the index of its image in its place."""
+    WRITERS["mmbench"](folder)
+    file = folder / "mmbench_dev_20230712.tsv"
+    lines = file.read_text().splitlines()
+    for index, options, answer in (("1000003", "no so yes", "B"), ("2000003", "so yes no", "A")):
+        lines.append("\t".join([index, "Which?", "nan", *options.split(), "", answer, "color", "3", "dev"]))
+    file.write_text("\n".join(lines) + "\n")
+
+
+def test_rotations_in_the_file_of_mmbench_are_asked_for_the_server_and_not_scored(tmp_path: Path) -> None:
+    with_turned_rows(tmp_path)
+    source = Source(benchmark="mmbench", folder=str(tmp_path), split="dev")
+    benchmark = find_benchmark("mmbench")
+    items = benchmark.read(source)
+    assert [(item.item_id, item.group, item.counts) for item in items] == [
+        *(("3", "3", True), ("5", "5", True), ("1000003", "3", False), ("2000003", "3", False)),
+    ]
+    assert items[2].image == items[3].image == items[0].image and items[0].image.startswith(
+        "data:image/jpeg;base64,/9j"
+    )
+    assert [item.references[0] for item in items] == ["C", "A", "B", "A"]
+    # right about one of two questions, and wrong about each rotation
+    judged, _, result = scored(benchmark, items, lambda item: "C")
+    assert result.scores["accuracy"].value == 50.0 and result.complete and (result.items, result.scored) == (4, 4)
+    assert {name: count for name, (count, _) in result.categories.items()} == {"color": 1, "shape": 1}
+    assert [bool(one.values) for one in judged] == [True, True, False, False]
+    assert benchmark.submission is not None and benchmark.submission(judged)["submission.xlsx"]
+    circular = find_benchmark("mmbench-circular").read(source)
+    assert [item.item_id for item in circular] == ["3", "3/1", "3/2", "5", "5/1"]
+
+
+def test_an_image_of_mmbench_that_is_no_rows_is_named(tmp_path: Path) -> None:
+    with_turned_rows(tmp_path)
+    file = tmp_path / "mmbench_dev_20230712.tsv"
+    file.write_text(file.read_text().replace("\t3\tdev", "\t4\tdev"))
+    with pytest.raises(ConfigError, match="row 1000003 has the image of row '4', which has none"):
+        find_benchmark("mmbench").read(Source(benchmark="mmbench", folder=str(tmp_path), split="dev"))
+
+
 def test_mmbench_in_chinese_has_the_chinese_suffix(tmp_path: Path) -> None:
     WRITERS["mmbench"](tmp_path)
     (tmp_path / "mmbench_dev_20230712.tsv").rename(tmp_path / "MMBench_DEV_CN.tsv")

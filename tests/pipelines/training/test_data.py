@@ -192,7 +192,7 @@ def test_images_and_videos_of_each_length_have_rows_of_their_own_and_words_go_an
     rounds = plan_rounds([*videos, plain(10, 2), plain(10, 3), plain(10)], 1, 100, COST)
     rows = [[s.num_frames for s in each.rows[0].samples if s.num_tiles] for each in rounds]
     assert all(len(set(frames)) == 1 for frames in rows)
-    assert sorted(sum(rows, [])) == [0, 0, 4, 4, 8]
+    assert sorted(n for frames in rows for n in frames) == [0, 0, 4, 4, 8]
     # one more than there are kinds, because rows of like cost come first; the words are in one of them
     assert len(rounds) == 4 and sum(len(each.rows[0].samples) for each in rounds) == 6
 

@@ -18,7 +18,7 @@ import ray
 from ray.data import Dataset
 
 from pipelines import record
-from pipelines.curation.dedupe import DedupeConfig, count_clusters, dedupe_dataset, dedupe_table
+from pipelines.curation.dedupe import DedupeConfig, dedupe_dataset, dedupe_table, describe_search
 from pipelines.curation.near_stage import tables_of
 from pipelines.curation.select_stage import read_rows, table_digest
 from pipelines.curation.semantic_stage import semantic_dataset, semantic_table
@@ -78,8 +78,8 @@ class Clustered:
     """Rows that this call clustered; 0 where the table was up to date."""
     incremental: bool
     """Whether the others were taken over."""
-    counts: Mapping[str, int]
-    """Of `count_clusters`, for all rows; empty where the table was up to date."""
+    search: str
+    """Of `describe_search`, for all rows; empty where the table was up to date."""
 
 
 def cluster_stage(work: ClusterWork) -> Clustered:
@@ -91,11 +91,12 @@ def cluster_stage(work: ClusterWork) -> Clustered:
     """
     run_id = clusters_run(work)
     if _is_current(work, run_id):
-        return Clustered(run_id=run_id, fresh=0, incremental=True, counts={})
+        return Clustered(run_id=run_id, fresh=0, incremental=True, search="")
     rows = _scores(work)
     clusters, fresh, incremental = _find_clusters(rows, work)
     _write(clusters, rows, work, base_id(work), run_id)
-    return Clustered(run_id=run_id, fresh=fresh, incremental=incremental, counts=count_clusters([clusters]))
+    search = describe_search(work.config.near, clusters)
+    return Clustered(run_id=run_id, fresh=fresh, incremental=incremental, search=search)
 
 
 def clusters_of(work: ClusterWork) -> pa.Table:

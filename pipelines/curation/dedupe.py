@@ -204,6 +204,30 @@ def count_clusters(tables: Iterable[pa.Table]) -> dict[str, int]:
     return dict(counts)
 
 
+def describe_search(near: NearConfig, clusters: pa.Table) -> str:
+    """Say which near-duplicates are found, and which rows were not searched as others were.
+
+    Args:
+        near: by which was searched.
+        clusters: CLUSTER rows.
+
+    Example:
+        >>> rows = pa.table({"role": ["survivor"], "kind": [None], "flags": [["bucket_capped"]]})
+        >>> describe_search(NearConfig(max_distance=4), rows)
+        'Pairs up to 3 bits apart are all found, about 90 % at 4 bits; 1 rows in buckets above the cap may lack some.'
+    """
+    blocks, counts = near.blocks(clusters.num_rows), count_clusters([clusters])
+    beyond = range(blocks.guaranteed + 1, near.max_distance + 1)
+    parts = [f"Pairs up to {blocks.guaranteed} bits apart are all found"]
+    parts += [f"about {100 * blocks.recall(distance):.0f} % at {distance} bits" for distance in beyond]
+    notes = [", ".join(parts)]
+    if capped := counts.get("flag:bucket_capped", 0):
+        notes.append(f"{capped:,} rows in buckets above the cap may lack some")
+    if flat := counts.get("flag:low_information", 0):
+        notes.append(f"{flat:,} rows whose hash says too little are matched exactly only")
+    return "; ".join(notes) + "."
+
+
 def _report(rows: int, blocks: Blocks, pairs: NearPairs, config: DedupeConfig) -> PairReport:
     if len(pairs.full):
         log.warning("%d hashes lie in buckets above the cap; near-duplicates of theirs may be missing", len(pairs.full))

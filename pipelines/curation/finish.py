@@ -51,8 +51,8 @@ def finish(job: CurateJob, decided: Decided, *, new_rows: int, seconds: float, s
     for reason, rows in decided.unmeasured.items():
         say(f"{rows:,} rows have no value for {reason}, so they pass it")
     written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
-    for reason, rows in written.rejected.items():
-        say(f"{rows:,} kept rows cannot be trained on, and are rejected in shards: {reason}")
+    for code, rows in written.rejected.items():
+        say(f"{rows:,} kept rows cannot be trained on, and are rejected in shards: {code}")
     faults = _faults(job, decided, written)
     _write_record(job, status="failed" if faults else "complete", counts=counts)
     _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)

@@ -72,6 +72,8 @@ def curate_corpus(config: CurateConfig, say: Say) -> None:
         clustered: Clustered = on_worker(cluster_stage, cluster_work(job))
         how = "matched against the index" if clustered.incremental else "clustered"
         say(f"dedupe: {clustered.fresh:,} new rows {how}")
+        if clustered.search:
+            say(f"dedupe: {clustered.search}")
         lease.check()
         decided: Decided = on_worker(decide, job, clustered.run_id)
         for line in decided.changes:

@@ -140,7 +140,7 @@ def slices(hashes: Hashes, blocks: Blocks, table: int, bits: int) -> Iterator[tu
 def search_slice(
     permuted: Hashes, table: int, blocks: Blocks, config: NearConfig, fresh: Hashes | None = None, *, last: bool = False
 ) -> NearPairs:
-    """Find the pairs of one table, or slice of it, that no table before it finds.
+    """Find the pairs of one table, or slice of it, that no table before it finds; with `last`, all of its pairs.
 
     Args:
         permuted: uint64[n], unique, ascending, permuted for this table; whole buckets.
@@ -165,7 +165,8 @@ def search_slice(
     left, right = (blocks.permute(np.concatenate(side), table, back=True) for side in zip(*found, strict=True))
     difference = left ^ right
     keep = np.ones(len(left), bool)
-    for mask in blocks.masks[:table]:
+    # of the last search, a bucket of an earlier table that a pair shares may have been above the cap
+    for mask in () if last else blocks.masks[:table]:
         keep &= (difference & np.uint64(mask)) != 0
     left, right = left[keep], right[keep]
     return NearPairs(np.minimum(left, right), np.maximum(left, right), blocks.permute(permuted[full], table, back=True))

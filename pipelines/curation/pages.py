@@ -72,7 +72,7 @@ def _work(job: CurateJob, runs: Runs) -> ReportWork:
         clusters_run=runs.clusters,
         fragments=job.fragments,
         config=job.config.select,
-        policy=job.config.dedupe.survivor,
+        dedupe=job.config.dedupe,
         overrides=job.overrides,
         forecast=job.config.forecast,
         columns=job.config.columns,

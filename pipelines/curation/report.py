@@ -175,7 +175,7 @@ class Report:
     num_clusters: int = 0
     """All clusters with more than one member."""
     policy: str = ""
-    """How survivors are chosen."""
+    """How copies are found and survivors chosen."""
 
 
 def report_columns(config: SelectConfig) -> list[str]:
@@ -193,7 +193,7 @@ def make_report(
         clusters: CLUSTER rows, in any order.
         selection: SELECTION of the same rows, in any order.
         config: by which was selected.
-        policy: how survivors were chosen, for people.
+        policy: how copies were found and survivors chosen, for people.
     """
     scores = scores.sort_by("uid").combine_chunks()
     selection = selection.sort_by("uid")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusSettings
+from pipelines.curation.dedupe import DedupeConfig, describe_search
 from pipelines.curation.diff import describe, diff_selections, render_diff
 from pipelines.curation.overrides import Overrides
 from pipelines.curation.report import Forecast, make_report, report_columns
@@ -38,8 +39,8 @@ class ReportWork:
     """The frozen corpus, for pictures."""
     config: SelectConfig
     """By which was selected."""
-    policy: SurvivorPolicy = field(default_factory=SurvivorPolicy)
-    """Who survives among copies."""
+    dedupe: DedupeConfig = field(default_factory=DedupeConfig)
+    """How copies were found, and who survives among them."""
     overrides: Overrides = NO_OVERRIDES
     """Decisions that stand already."""
     forecast: Forecast = field(default_factory=Forecast)
@@ -70,7 +71,8 @@ def write_report(work: ReportWork, *, title: str = "Curation") -> str:
         join_uri(work.output, "clusters"), CLUSTER.names, run_id=work.clusters_run, storage_options=options
     )
     selection = _selection(work)
-    report = make_report(scores, clusters, selection, work.config, policy=describe_policy(work.policy))
+    found = f"{describe_policy(work.dedupe.survivor)} {describe_search(work.dedupe.near, clusters)}"
+    report = make_report(scores, clusters, selection, work.config, policy=found)
     places = [one.place for cluster in report.clusters for one in cluster.members if one.place is not None]
     inputs = sorted({fragment.source for fragment in work.fragments})
     page = render_report(

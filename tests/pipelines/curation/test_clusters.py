@@ -1,7 +1,9 @@
+from math import comb
+
 import pyarrow as pa
 import pytest
 
-from pipelines.curation.dedupe import DedupeConfig, count_clusters, dedupe_table
+from pipelines.curation.dedupe import DedupeConfig, count_clusters, dedupe_table, describe_search
 from pipelines.curation.near import NearConfig
 from pipelines.curation.survivors import SurvivorPolicy
 from pipelines.errors import TableError
@@ -181,6 +183,21 @@ def test_capped_hashes_are_flagged_and_reported() -> None:
     counts = count_clusters([clusters])
     assert report.capped == counts["flag:bucket_capped"] == 4096
     assert counts["rows"] == counts["survivor"] + counts["duplicate"] == 4097
+
+
+def test_what_the_search_may_have_left_out_is_said() -> None:
+    rows = table(*({"phash": 7 << 40 | place} for place in range(2**12)), {"uid": "x", "low_information": True})
+    clusters, _ = dedupe_table(rows, DedupeConfig(near=NearConfig(bucket_cap=100)))
+    # by four blocks of 16 bits: bits that touch all four are missed, one in each, or two in one of them
+    missed = 16**4 / comb(64, 4), (4 * comb(16, 2) * 16**3) / comb(64, 5)
+    assert [round(100 * (1 - share)) for share in missed] == [90, 74]
+    assert describe_search(NearConfig(max_distance=5), clusters) == (
+        "Pairs up to 3 bits apart are all found, about 90 % at 4 bits, about 74 % at 5 bits; "
+        "4,096 rows in buckets above the cap may lack some; "
+        "1 rows whose hash says too little are matched exactly only."
+    )
+    plain = dedupe_table(table({"uid": "a"}), DedupeConfig())[0]
+    assert describe_search(NearConfig(max_distance=2), plain) == "Pairs up to 2 bits apart are all found."
 
 
 def test_hashes_stored_signed_are_the_same_bits() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from llava_core.errors import ConfigError
 from pipelines.curation.blocks import Blocks, choose_blocks, finest_blocks
-from pipelines.curation.near import WINDOW, NearConfig, gather, near_pairs, search_slice, slices
+from pipelines.curation.near import NearConfig, gather, near_pairs, search_slice, slices
 from tests.pipelines.curation.cases import flipped, planted
 
 
@@ -115,10 +115,35 @@ def test_buckets_that_stay_full_are_capped_and_reported() -> None:
     got = set(zip(result.left.tolist(), result.right.tolist(), strict=True))
     assert (2**63, 2**63 + 1) in got
     assert {(int(a), int(a) + 1) for a in hashes[::2]} <= got, "next neighbours are still compared"
-    assert 4096 * 3 < len(got) < 4096 * WINDOW
+    assert len(got) > 4096 * 3
     uncapped = near_pairs(hashes, NearConfig(bucket_cap=2**13))
     assert len(uncapped.full) == 0
-    assert len(uncapped) == 4096 * sum(comb(12, d) for d in (1, 2, 3)) // 2
+    assert len(got) / 2 < len(uncapped) == 4096 * sum(comb(12, d) for d in (1, 2, 3)) // 2
+
+
+def test_a_pair_of_a_bucket_that_is_not_full_is_found_whatever_another_table_left_out() -> None:
+    rng = np.random.default_rng(9)
+    # four bits in each of the three last of ten blocks: the first table's key is the others, so all hashes share its
+    # bucket, which is above the cap; those of tables whose keys hold two of the three are not
+    chosen = rng.choice(2**12, 1500, replace=False).astype(np.uint64)
+    hashes = chosen & np.uint64(15) | (chosen >> np.uint64(4) & np.uint64(15)) << np.uint64(6)
+    hashes |= chosen >> np.uint64(8) << np.uint64(12)
+    config = NearConfig(bucket_cap=40)
+    result = near_pairs(hashes, config)
+    got = set(zip(result.left.tolist(), result.right.tolist(), strict=True))
+    assert len(result.full) == 1500
+    near = brute(hashes, 3)
+    blocks = finest_blocks(config.blocks(1500))
+    assert blocks == Blocks(10, 7)
+    sure = set()
+    for mask in blocks.masks:
+        buckets: dict[int, list[int]] = {}
+        for value in hashes.tolist():
+            buckets.setdefault(value & mask, []).append(value)
+        small = [sorted(bucket) for bucket in buckets.values() if len(bucket) <= 40]
+        sure |= {pair for bucket in small for pair in combinations(bucket, 2)} & near
+    assert 0.1 * len(near) < len(sure) < len(near)
+    assert sure <= got <= near
 
 
 def test_recall_beyond_the_guarantee_is_as_stated() -> None:

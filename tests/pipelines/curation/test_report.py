@@ -243,6 +243,7 @@ def test_from_tables_to_tables_to_pages(curated: tuple[ReportWork, pa.Table]) ->
     page = Path(write_report(work)).read_text()
     assert page.count("<figure") == page.count("<img") == 2
     assert "near, distance 0" in page
+    assert "then the least uid. Pairs up to 3 bits apart are all found." in page
     stricter = dataclasses.replace(work, config=SelectConfig(rules=RulesConfig(min_blur=90)))
     other = select_stage(*places, stricter.config, scores_run="probe", clusters_run="dedupe")
     assert other.report.version == first.report.version + 1

@@ -43,8 +43,9 @@ def stop_jobs(address: str, seconds: float) -> list[str]:
     asked: set[str] = set()
     until = time.monotonic() + seconds
     while True:
-        running = {job.submission_id: job for job in client.list_jobs() if not job.status.is_terminal()}
-        running.pop(None, None)  # a driver that nobody submitted
+        found = client.list_jobs()
+        # one without an id is a driver that nobody submitted
+        running = {job.submission_id: job for job in found if job.submission_id and not job.status.is_terminal()}
         for name in running.keys() - asked:
             # there is none before the job has joined Ray
             if driver := running[name].driver_info:

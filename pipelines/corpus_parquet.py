@@ -31,6 +31,7 @@ from pipelines.fragments import (
     make_fragment,
     refused_fragment,
     rejected_row,
+    warn_of_rereading,
 )
 from schemas.reasons import CorpusReason
 
@@ -58,6 +59,7 @@ def plan_parquet(
             file = _open_parquet(handle, entry.ref.size)
             choose_columns(file.schema_arrow, columns)
             groups = _group_rows(file, entry.ref.size)
+            _warn_of_large_groups(file.metadata, entry.ref.uri)
     except CorpusRefused as refusal:
         yield refused_fragment(
             kind="parquet",
@@ -146,6 +148,16 @@ def _group_rows(file: pq.ParquetFile, size: int) -> list[int]:
     if any(group.total_byte_size > _MAX_GROUP_BYTES for group in groups):
         raise CorpusRefused(CorpusReason.MEMORY, f"a row group claims more than {_MAX_GROUP_BYTES} bytes")
     return rows
+
+
+def _warn_of_large_groups(metadata: pq.FileMetaData, uri: str) -> None:
+    """Warn once of the largest row group, if each of its fragments has to read far into it."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    if groups:
+        largest = max(groups, key=lambda group: group.total_byte_size)
+        remedy = f"write the file with row_group_size={MAX_ROWS}"
+        parts = -(-largest.num_rows // MAX_ROWS)
+        warn_of_rereading(f"a row group of {uri}", largest.total_byte_size, parts, remedy)
 
 
 def _is_scalar(kind: pa.DataType) -> bool:

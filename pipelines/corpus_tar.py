@@ -27,6 +27,7 @@ from pipelines.fragments import (
     make_fragment,
     refused_fragment,
     rejected_row,
+    warn_of_rereading,
 )
 from pipelines.row_refs import Member, RowRef
 from schemas.reasons import CorpusReason
@@ -61,6 +62,9 @@ def plan_tar(entry: Entry, listing: Listing, settings: CorpusSettings, options: 
             detail=refusal.detail,
         )
         return
+    if entry.name.lower().endswith((".gz", ".tgz")):
+        parts = -(-len(rows) // settings.rows_per_fragment)
+        warn_of_rereading(entry.ref.uri, entry.ref.size, parts, "unpack it to a .tar, which is read anywhere")
     for run in cut_evenly(len(rows), settings.rows_per_fragment):
         part = tuple(rows[run.start : run.stop])
         yield make_fragment(

@@ -10,6 +10,7 @@ What this does *not* do: touch files (`corpus_sources`) or know formats (`corpus
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -17,10 +18,15 @@ from typing import Any, Literal, Self
 from llava_core.errors import ConfigError, TesseraError
 from pipelines.row_refs import NO_ROWS, ObjectRef, RowRef, RowRefs, pack_rows
 
+logger = logging.getLogger(__name__)
+
 FragmentKind = Literal["files", "parquet", "tar", "jsonl", "json"]
 
 MAX_ROWS = 1024
 """Most rows in a fragment: what a crash can cost, and what one data file holds."""
+
+
+_REREAD_BYTES, _REREAD_PARTS = 64 * 2**20, 4
 
 
 class InputChanged(TesseraError):
@@ -233,6 +239,20 @@ def cut_evenly(num_rows: int, size: int) -> Iterator[range]:
         [range(0, 2), range(2, 4), range(4, 5)]
     """
     return (range(start, min(start + size, num_rows)) for start in range(0, num_rows, size))
+
+
+def warn_of_rereading(what: str, size: int, parts: int, remedy: str) -> None:
+    """Warn where fragments that lie in one stream each read it from its start: all of them half of it, on average.
+
+    Args:
+        what: the stream, for people.
+        size: its bytes; a small one costs nothing.
+        parts: fragments that it is cut into.
+        remedy: what to do.
+    """
+    if size > _REREAD_BYTES and parts > _REREAD_PARTS:
+        message = "%s has %d MB and is read from its start by each of its %d fragments; %s"
+        logger.warning(message, what, size // 1_000_000, parts, remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

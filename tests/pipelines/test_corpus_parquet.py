@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import corpus_parquet
+from pipelines import corpus_parquet, fragments
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.corpus_columns import check_footer, choose_columns
 from pipelines.corpus_parquet import cut_by_groups
@@ -128,6 +128,18 @@ def test_ranges_read_their_own_rows(tmp_path: Path) -> None:
     assert [row.images[0] for row in rows] == values
     assert [row.uri for row in rows] == [f"{path}#{i}" for i in range(3000)]
     assert len(read_all(path, limit=700)) == 700
+
+
+def test_a_large_row_group_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fragments, "_REREAD_BYTES", 2**19)
+    pictures = pa.array([bytes([number % 256]) * 200 for number in range(6000)], pa.binary())
+    for size, name in ((1024, "many"), (6000, "one")):
+        path = _write(tmp_path / f"{name}.parquet", {"image": pictures}, row_group_size=size, use_dictionary=False)
+        assert sum(fragment.num_rows for fragment in plan_corpus([str(path)])) == 6000
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "one.parquet has 1 MB and is read from its start by each of its 6 fragments; write the file with" in said
 
 
 def test_zero_rows_are_fine(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import corpus_tar_index
+from pipelines import corpus_tar_index, fragments
 from pipelines.corpus import plan_corpus, read_fragment, rows_table
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.corpus_tar import split_key
@@ -189,6 +189,18 @@ def test_sparse_members_are_special(tmp_path: Path) -> None:
     more[504] = 1
     data = bytes(block + more + last) + tar_bytes([member("2.jpg", image(2))])
     assert _whole("a.tar", data, tmp_path) == [("/a.tar#1", "SPECIAL_MEMBER"), ("/a.tar#2", None)]
+
+
+def test_a_packed_archive_of_many_fragments_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fragments, "_REREAD_BYTES", 1000)
+    members = [member(f"{number}.jpg", os.urandom(100)) for number in range(11)]
+    for name, rows in (("a.tar", 2), ("b.tar.gz", 3), ("c.tar.gz", 2)):
+        path = write_tar(tmp_path / name, members)
+        assert len(plan_corpus([str(path)], settings=CorpusSettings(rows_per_fragment=rows))) == -(-11 // rows)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "c.tar.gz has 0 MB and is read from its start by each of its 6 fragments; unpack it" in said
 
 
 def test_gzip_bombs_are_refused_by_ratio_and_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import functools
 import json
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jsonschema
 import referencing
+import referencing.jsonschema
 from jsonschema.validators import validator_for
 
 from llava_core.errors import ConfigError
@@ -35,7 +36,11 @@ _ANSWER_IS = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*", re.IG
 _LONE_LETTER = re.compile(r"[^\w]*([A-Za-z])[^\w]*")
 _LEADING_LETTER = re.compile(r"[^\w]*([A-Za-z])(?:[):\]]|[.,](?!\w))")
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
+_MARKS = re.compile(
+    r"[(\[]([A-Z])[)\]]|\b([A-Z])(?=[):\]]|[.,](?!\w)|\s*$)|^[^\w\n]*([A-Za-z])[).:\]](?!\w)", re.MULTILINE
+)
+_OTHER_TOO = re.compile(r"[^\w]*(?:yes|no)\s*(?:/|\b(?:or|and)\b)\s*(?:yes|no)\b", re.IGNORECASE)
+_FENCED = re.compile(r"```(?:json)?[ \t]*(?:\r?\n)?(.*?)```", re.DOTALL | re.IGNORECASE)
 _EDGES = string.punctuation + string.whitespace
 
 
@@ -77,13 +82,12 @@ def check_form(form: Form) -> Form:
         raise ConfigError(f"kind is {form.kind!r} with {len(form.choices)} choices; choices go with kind 'choice'")
     if form.kind == "choice" and not 2 <= len(form.choices) <= MAX_CHOICES:
         raise ConfigError(f"a choice has {len(form.choices)} options; expected 2 to {MAX_CHOICES}")
-    folded = [_folded(one) for one in form.choices]
-    if not all(one.strip() for one in form.choices) or len(set(folded)) != len(folded):
+    if not all(one.strip() for one in form.choices) or len(set(map(_folded, form.choices))) != len(form.choices):
         raise ConfigError(f"choices are {list(form.choices)!r}; expected texts that differ, none of them empty")
     if (form.kind == "json") != (form.schema is not None):
         raise ConfigError(f"kind is {form.kind!r} {'with' if form.schema else 'without'} a schema; it goes with 'json'")
     if form.schema is not None:
-        _validator(form.schema)
+        _try_schema(form.schema)
     return form
 
 
@@ -130,16 +134,18 @@ def read_reply(text: str, form: Form) -> Reading:
             letter = _read_letter(text, form.choices)
             return Reading(answer=letter, detail=None if letter else "none of the options, or more than one")
         case "yes_no":
-            word = next((word for part in _parts(text) if (word := _first_word(part)) in ("yes", "no")), None)
-            return Reading(answer=word, detail=None if word else "neither yes nor no")
+            parts = [part for part in (*_after_answer_is(text), text) if _first_word(part) in ("yes", "no")]
+            if not parts or _OTHER_TOO.match(parts[0]):
+                return Reading(answer=None, detail="both yes and no" if parts else "neither yes nor no")
+            return Reading(answer=_first_word(parts[0]))
         case "json":
             assert form.schema is not None, "check_form has seen it"
             return _read_json(text, form.schema)
 
 
-def _parts(text: str) -> list[str]:
-    """The reply, and what follows "the answer is" in it."""
-    return [text, *(text[found.end() :] for found in _ANSWER_IS.finditer(text))]
+def _after_answer_is(text: str) -> list[str]:
+    """What follows each "the answer is" in a reply."""
+    return [text[found.end() :] for found in _ANSWER_IS.finditer(text)]
 
 
 def _first_word(text: str) -> str:
@@ -151,33 +157,50 @@ def _read_letter(text: str, choices: Sequence[str]) -> str | None:
     """The letter that a reply names, by itself, before or instead of its option; None where that is not clear.
 
     Example:
-        >>> replies = ("b", "B.", "The answer is C.", "Dog", "A cow", "A cat", "A horse")
+        >>> replies = ("b", "B.", "The answer is C.", "Dog", "A cow", "A cat", "A horse", "A, B", "Not A: answer B")
         >>> [_read_letter(text, ("cat", "dog", "a cow")) for text in replies]
-        ['B', 'B', 'C', 'B', 'C', 'A', None]
+        ['B', 'B', 'C', 'B', 'C', 'A', None, None, 'B']
     """
     letters = string.ascii_uppercase[: len(choices)]
-    options = {_folded(option): letter for letter, option in zip(letters, choices, strict=True)}
-    by_text = {f"{letter.casefold()} {option}": letter for option, letter in options.items()} | options
-    for part in _parts(text):
-        if (found := _LONE_LETTER.fullmatch(part)) and found[1].upper() in letters:
-            return found[1].upper()
-        if _folded(part) in by_text:
-            return by_text[_folded(part)]
-        if (found := _LEADING_LETTER.match(part)) and found[1].upper() in letters:
-            return found[1].upper()
-    bracketed = {letter for letter in _BRACKETED.findall(text) if letter in letters}
-    return bracketed.pop() if len(bracketed) == 1 else None
+    options = dict(zip(letters, choices, strict=True))
+    named = {letter for part in _after_answer_is(text) for letter in _letters_of(part, options)}
+    named = named or _letters_of(text, options) or {one for one in _BRACKETED.findall(text) if one in options}
+    return named.pop() if len(named) == 1 else None
+
+
+def _letters_of(part: str, options: Mapping[str, str]) -> set[str]:
+    """Letters of what a part of a reply names at its beginning: none, one, or several where it is not clear."""
+    if len(named := _named(part, {letter: one for letter, one in options.items() if len(one) > 1}, _folded)) == 1:
+        return named
+    if (found := _LONE_LETTER.fullmatch(part)) and found[1].upper() in options:
+        return {found[1].upper()}
+    for fold in (lambda text: _folded(text.strip(" \n.")), _stripped):
+        if len(named := _named(part, options, fold)) == 1:
+            return named
+    if not (found := _LEADING_LETTER.match(part)) or found[1].upper() not in options:
+        return set()
+    marked = {letter.upper() for marks in _MARKS.findall(part) for letter in marks if letter.upper() in options}
+    return marked | {found[1].upper()}
+
+
+def _named(part: str, options: Mapping[str, str], fold: Callable[[str], str]) -> set[str]:
+    """Letters of the options that a part is, alone or after its letter, in one folding or another."""
+    return {letter for letter, one in options.items() if fold(part) in (fold(one), fold(f"{letter} {one}"))}
 
 
 def _folded(text: str) -> str:
-    """A text without case, outer punctuation and runs of white space."""
-    return " ".join(text.casefold().strip(_EDGES).split()) or text.strip()
+    """A text without case and runs of white space."""
+    return " ".join(text.casefold().split())
+
+
+def _stripped(text: str) -> str:
+    """The same without outer punctuation, unless it is nothing else."""
+    return " ".join(text.casefold().strip(_EDGES).split()) or _folded(text)
 
 
 def _read_json(text: str, schema: str) -> Reading:
-    fenced = _FENCED.fullmatch(text)
     try:
-        value = parse_json((fenced[1] if fenced else text).strip().encode())
+        value = _json_value(text)
         fault = next(_validator(schema).iter_errors(value), None)
     except CorpusRefused as refusal:
         return Reading(answer=None, detail=f"not JSON: {printable(refusal.detail)}")
@@ -187,6 +210,46 @@ def _read_json(text: str, schema: str) -> Reading:
         place = "/".join(map(str, fault.absolute_path)) or "the whole"
         return Reading(answer=None, detail=printable(f"{place}: {fault.message}"))
     return Reading(answer=canonical_json(value))
+
+
+def _json_value(text: str) -> Any:
+    """The value of a reply that is JSON, or has just one fence with JSON in it.
+
+    Raises:
+        CorpusRefused: neither.
+    """
+    try:
+        return parse_json(text.strip().encode())
+    except CorpusRefused:
+        fenced = _FENCED.findall(text)
+        if len(fenced) != 1:
+            raise
+        return parse_json(fenced[0].strip().encode())
+
+
+def _try_schema(schema: str) -> None:
+    """See that a schema is one, and can be followed.
+
+    Raises:
+        ConfigError: it is none, points outside of itself or nowhere, or in circles.
+    """
+    try:
+        validator = _validator(schema)
+        resolver = referencing.Registry().resolver_with_root(
+            referencing.jsonschema.DRAFT202012.create_resource(validator.schema)
+        )
+        if "$id" not in schema:  # by which parts of a schema may be roots of their own
+            for ref in _references(validator.schema):
+                resolver.lookup(ref)
+        values: tuple[Any, ...] = ({}, [], "", 0, None)
+        for value in values:
+            next(validator.iter_errors(value), None)
+    except (RecursionError, referencing.exceptions.Unresolvable) as error:
+        raise ConfigError(f"the schema cannot be followed: {printable(str(error))[:300]}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"not a JSON schema: {printable(str(error))[:300]}") from error
 
 
 @functools.lru_cache(maxsize=64)

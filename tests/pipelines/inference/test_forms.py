@@ -11,6 +11,14 @@ ANIMALS = Form(kind="choice", choices=("cat", "black cat", "A dog", "No animal")
 YES_NO = Form(kind="yes_no")
 
 
+def nested_not(depth: int) -> dict[str, object]:
+    """A schema that many levels of "not" lie around."""
+    schema: dict[str, object] = {}
+    for _ in range(depth):
+        schema = {"not": schema}
+    return schema
+
+
 def json_form(**schema: object) -> Form:
     """A form whose replies fit a schema."""
     return Form(kind="json", schema=canonical_schema(json.dumps(schema).encode()))
@@ -55,6 +63,14 @@ def test_each_form_is_put_as_the_model_was_trained() -> None:
         ("A.cat", None),
         ("It is not a dog", None),
         ("the answer is not A", None),
+        ("A, B", None),
+        ("Answer: A, B and C", None),
+        ("A. cat\nB. black cat\nC. A dog", None),  # the options, said again
+        ("a) cat\nb) black cat", None),
+        ("(A) is wrong, the answer is B", "B"),
+        ("A. is incorrect. The answer is (D).", "D"),
+        ("The answer is A. No, the answer is B.", None),
+        ("C. It is a dog, not a Bear", "C"),
         ("", None),
     ],
 )
@@ -62,6 +78,14 @@ def test_a_choice_is_read_only_where_it_is_clear(reply: str, letter: str | None)
     reading = read_reply(reply, ANIMALS)
     assert reading.answer == letter
     assert (reading.detail is None) == (letter is not None)
+
+
+def test_options_that_differ_in_signs_alone_are_told_apart() -> None:
+    numbers = check_form(Form(kind="choice", choices=("-1", "1", "(1, 2)", "(1, 2]")))
+    replies = {"-1": "A", "-1.": "A", "1": "B", "B. 1": "B", "(1, 2]": "D", "(1, 2)": "C", "1, 2": None, "D": "D"}
+    assert {reply: read_reply(reply, numbers).answer for reply in replies} == replies
+    languages = check_form(Form(kind="choice", choices=("Java", "C++", "Rust")))
+    assert [read_reply(reply, languages).answer for reply in ("c++", "C", "java.")] == ["B", "C", "A"]
 
 
 def test_a_lone_letter_is_the_option_with_that_letter_and_not_the_one_that_spells_it() -> None:
@@ -82,6 +106,11 @@ def test_a_lone_letter_is_the_option_with_that_letter_and_not_the_one_that_spell
         ("Nobody", None),
         ("There is no doubt that it is", None),
         ("yesterday", None),
+        ("Yes or no", None),
+        ("yes/no", None),
+        ("No and yes.", None),
+        ("No, or so it seems", "no"),
+        ("No; the answer is yes", "yes"),
         ("", None),
     ],
 )
@@ -108,6 +137,20 @@ def test_json_is_held_to_its_schema() -> None:
     assert all(read_reply(reply, form).answer is None for reply in details)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    ['```JSON\r\n{"n": 3}\r\n```', '```json {"n": 3}```', 'Here:\n```\n{"n": 3}\n```\nDone.'],
+)
+def test_a_lone_fence_is_opened(reply: str) -> None:
+    form = json_form(required=["n"])
+    assert read_reply(reply, form).answer == '{"n":3}'
+    assert "not JSON" in (read_reply(reply + "```\n{}\n```", form).detail or "")
+
+
+def test_a_fence_within_a_value_stays() -> None:
+    assert read_reply('{"n": "```3```"}', json_form(required=["n"])).answer == '{"n":"```3```"}'
+
+
 def test_a_schema_that_leads_nowhere_or_round_in_circles_is_no_crash() -> None:
     for ref in ("#/$defs/gone", "#"):
         reading = read_reply("3", Form(kind="json", schema=json.dumps({"$ref": ref})))
@@ -122,6 +165,13 @@ def test_a_schema_that_leads_nowhere_or_round_in_circles_is_no_crash() -> None:
         ({"items": [{"$dynamicRef": "file:///etc/passwd"}]}, "only references within it"),
         ({"type": "integr"}, "not a JSON schema"),
         ({"$schema": "https://example.com/own"}, "unknown dialect"),
+        ({"$schema": 5}, "not a JSON schema"),
+        ({"$schema": []}, "not a JSON schema"),
+        ({"$schema": "http://[bad"}, "not a JSON schema"),
+        (nested_not(300), "cannot be followed"),
+        ({"$ref": "#/definitions/gone"}, "cannot be followed"),
+        ({"properties": {"a": {"$ref": "#nope"}}}, "cannot be followed"),
+        ({"$ref": "#"}, "cannot be followed"),
     ],
 )
 def test_schemas_that_are_none_or_reach_outside_are_refused(schema: dict[str, object], message: str) -> None:
@@ -152,7 +202,7 @@ def test_a_schema_is_a_strict_json_object(data: bytes) -> None:
         ("choice", ("a",), None, "expected 2 to 26"),
         ("choice", tuple(map(str, range(27))), None, "expected 2 to 26"),
         ("choice", ("a", " "), None, "none of them empty"),
-        ("choice", ("a", "A."), None, "texts that differ"),
+        ("choice", ("a  b", "A b "), None, "texts that differ"),
         ("json", (), None, "without a schema"),
         ("short", (), "{}", "with a schema"),
     ],

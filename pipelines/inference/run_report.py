@@ -58,12 +58,15 @@ class Sample:
 
     most: int
     """How many are kept."""
-    rows: list[tuple[float, str, Row]] = field(default_factory=list)
-    """(−value, uid and question, row): a heap whose top is the greatest value."""
+    rows: list[tuple[float, str, int, Row]] = field(default_factory=list)
+    """(−value, uid and question, −number, row): a heap whose top is the greatest value."""
+    offered: int = 0
+    """Rows so far, which numbers them: a uid may occur twice, and rows cannot be compared."""
 
     def offer(self, value: float, row: Row) -> None:
         """Keep a row if it is among the least."""
-        entry = (-value, _name(row), row)
+        entry = (-value, _name(row), -self.offered, row)
+        self.offered += 1
         if len(self.rows) < self.most:
             heapq.heappush(self.rows, entry)
         elif entry[:2] > self.rows[0][:2]:
@@ -71,7 +74,7 @@ class Sample:
 
     def ordered(self) -> list[Row]:
         """The rows, least first."""
-        return [row for _, _, row in sorted(self.rows, key=lambda entry: (-entry[0], entry[1]))]
+        return [row for *_, row in sorted(self.rows, key=lambda entry: (-entry[0], entry[1], -entry[2]))]
 
 
 @dataclass(kw_only=True, slots=True)

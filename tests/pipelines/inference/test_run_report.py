@@ -96,6 +96,13 @@ def test_samples_are_bounded_and_do_not_depend_on_the_order() -> None:
     assert Sample(most=3).ordered() == []
 
 
+def test_a_uid_that_occurs_twice_is_shown_twice() -> None:
+    sample = Sample(most=3)
+    for value, uid, text in [(2.0, "b", "x"), (2.0, "b", "y"), (5.0, "c", "z"), (2.0, "b", "w"), (1.0, "a", "v")]:
+        sample.offer(value, {"uid": uid, "text": text})
+    assert [found["text"] for found in sample.ordered()] == ["v", "x", "y"]
+
+
 class OddEngine(EchoEngine):
     """Answers that look wrong, by number."""
 

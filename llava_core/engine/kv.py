@@ -116,7 +116,10 @@ class KVBudget:
         return num_tokens * self.shape.bytes_per_token <= self.limit_bytes
 
     def learn(self) -> None:
-        """Remember that the device has no room for more beside what is counted now."""
+        """Note that the device has no room for more beside what is counted now, until `clear`.
+
+        What took the room may be another's and gone soon, so it is not remembered for good.
+        """
         if self.used_bytes:
             self._room_bytes = self.used_bytes
 
@@ -127,9 +130,12 @@ class KVBudget:
         return caches
 
     def release(self, cache: SequenceCache) -> None:
-        """Uncount a cache that is let go."""
+        """Uncount a cache that is let go; with the last one, twice the room that was learned is tried again."""
         self.used_bytes -= cache.capacity * self.shape.bytes_per_token
+        if not self.used_bytes:
+            self._room_bytes = min(self.limit_bytes, 2 * self._room_bytes)
 
     def clear(self) -> None:
-        """Uncount all caches, which nobody holds any more."""
+        """Uncount all caches, which nobody holds any more, and forget what was learned."""
         self.used_bytes = 0
+        self._room_bytes = self.limit_bytes

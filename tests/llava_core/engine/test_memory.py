@@ -153,6 +153,20 @@ def test_no_room_for_a_cache_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert engine.ladder.now.batch_size == 8  # passes were not at fault
 
 
+def test_one_failure_to_allocate_does_not_keep_requests_apart_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [replace(one, sampling=SamplingConfig(max_new_tokens=6)) for one in many(20)]
+    engine = PackedEngine(MODEL, PROCESSOR, batch_size=8)
+    rows: list[int] = []
+    decode = engine._runner.decode
+    engine._runner.decode = lambda running: (rows.append(len(running)), decode(running))[1]  # type: ignore
+    monkeypatch.setattr(SequenceCache, "__post_init__", failing(SequenceCache.__post_init__, {2}))
+    engine.generate(requests)
+    assert rows[0] == 1 and max(rows) > 3
+    rows.clear()
+    engine.generate(requests)
+    assert rows[0] == 8
+
+
 def test_a_cache_that_never_finds_room_is_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SequenceCache, "__post_init__", failing(lambda _: None, set(range(1, 1000))))
     engine = PackedEngine(MODEL, PROCESSOR)

@@ -26,7 +26,7 @@ from llava_core.config import check_choice
 from llava_core.errors import ConfigError
 from llava_core.image_formats import sniff_format
 from pipelines.curation.shard_file import put_file
-from pipelines.storage import StorageOptions, join_uri, open_uri, write_bytes
+from pipelines.storage import StorageOptions, filesystem, join_uri, open_uri, write_bytes
 from pipelines.tables import open_table
 from schemas.shard import SHARD_FILE
 
@@ -34,6 +34,7 @@ Form = Literal["arrow", "webdataset", "llava"]
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp", "TIFF": "tif", "AVIF": "avif"}
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,100}")
 _FACTS = ("uid", "uri", "source", "n_tiles", "n_image_tokens", "n_text_tokens")
+_SUFFIXES: dict[Form, str] = {"arrow": ".arrow", "webdataset": ".tar"}
 LLAVA_FILE = "conversations.json"
 
 
@@ -65,9 +66,12 @@ def export_corpus(config: ExportConfig, storage_options: StorageOptions | None =
         Figures named files and rows.
 
     Raises:
-        ConfigError: there is no such table, or it holds several runs and none is named.
+        ConfigError: there is no such table, it holds several runs and none is named, or the folder holds files of
+            shards that the table no longer has.
     """
     paths = shard_paths(config, storage_options)
+    if config.form != "llava":
+        _refuse_others({_name(path, config.form) for path in paths}, config, storage_options)
     count = {"files": 0, "rows": 0}
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
         if config.form == "llava":
@@ -76,13 +80,32 @@ def export_corpus(config: ExportConfig, storage_options: StorageOptions | None =
             return count
         write = {"arrow": _write_arrow, "webdataset": _write_tar}[config.form]
         for path in paths:
-            name = path.rpartition("/")[2].removesuffix(".parquet") + (".arrow" if config.form == "arrow" else ".tar")
+            name = _name(path, config.form)
             place = Path(scratch) / name
             count["rows"] += write(place, row_groups(join_uri(config.input, path), storage_options))
             put_file(place, join_uri(config.output, name), storage_options)
             place.unlink()
             count["files"] += 1
     return count
+
+
+def _name(path: str, form: Form) -> str:
+    return path.rpartition("/")[2].removesuffix(".parquet") + _SUFFIXES[form]
+
+
+def _refuse_others(names: set[str], config: ExportConfig, options: StorageOptions | None) -> None:
+    """Raise `ConfigError` where a reader of the whole folder would read shards of an earlier export as well."""
+    store, root = filesystem(config.output, options)
+    if not store.exists(root):
+        return
+    there = {str(path).rstrip("/").rpartition("/")[2] for path in store.ls(root, detail=False)}
+    suffix = _SUFFIXES[config.form]
+    others = sorted(name for name in there - names if name.startswith("part-") and name.endswith(suffix))
+    if others:
+        raise ConfigError(
+            f"{config.output} holds {len(others)} file(s) of another export, {others[0]} is one, which whoever reads "
+            "the folder would read too; remove them, or name another --output"
+        )
 
 
 def shard_paths(config: ExportConfig, storage_options: StorageOptions | None = None) -> list[str]:

@@ -133,6 +133,8 @@ def _index_shards(uri: str, limit: int | None) -> SourceIndex:
     if table is None or not set(_PLANNED) < set(pa.schema(table.schema().to_arrow()).names):
         raise ConfigError(f"{uri} is a table, but not of shards; give the table `shards` that curate_corpus wrote")
     actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    if len(runs := {str(action[end]) for action in actions for end in ("min.run_id", "max.run_id")}) > 1:
+        raise ConfigError(f"{uri} holds the shards of {len(runs)} settings, so each row twice; run curate_corpus again")
     paths = sorted(str(action["path"]) for action in actions if action["partition.status"] == "ok")
     files, rows = [], []
     store, root = filesystem(uri)

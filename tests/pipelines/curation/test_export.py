@@ -1,5 +1,6 @@
 """What is exported can be read back: the same bytes, texts and turns, and tars that are equal byte by byte."""
 
+import dataclasses
 import hashlib
 import json
 import tarfile
@@ -104,6 +105,19 @@ def test_arrow_files_hold_the_shards(shards: Any, tmp_path: Path) -> None:
             assert reader.schema.equals(SHARD_FILE)
             assert reader.num_record_batches == file.num_row_groups
             assert reader.read_all().equals(file.read().cast(SHARD_FILE))
+
+
+def test_files_of_an_earlier_export_are_not_mixed_with_those_of_today(shards: Any, tmp_path: Path) -> None:
+    table, _ = shards
+    config = ExportConfig(input=str(table), output=str(tmp_path / "tars"))
+    done = export_corpus(config)
+    assert export_corpus(config) == done, "the same again is no other"
+    (tmp_path / "tars" / "notes.tar").write_text("the user's own")
+    assert export_corpus(config) == done
+    (tmp_path / "tars" / "part-0123-4567.tar").write_text("rows that are gone")
+    with pytest.raises(ConfigError, match=r"holds 1 file\(s\) of another export, part-0123-4567.tar"):
+        export_corpus(config)
+    assert export_corpus(dataclasses.replace(config, form="arrow"))["rows"] == done["rows"]
 
 
 def test_llava_json_and_its_folder(shards: Any, tmp_path: Path) -> None:

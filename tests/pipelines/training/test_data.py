@@ -230,6 +230,16 @@ def test_another_limit_is_other_data_and_a_limit_beyond_all_rows_is_none(tmp_pat
     assert some.fingerprint != whole.fingerprint and all_of_it == whole
 
 
+def test_a_table_with_the_shards_of_two_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = shards(tmp_path)
+    monkeypatch.setattr(shard_cases, "SETTINGS", dataclasses.replace(shard_cases.SETTINGS, run_id="shards1"))
+    fragments = plan_corpus([str(tmp_path / "photos")])
+    receipts = shard_cases.write_all(Path(uri), fragments, shard_cases.kept_rows(fragments))
+    tables.commit(uri, receipts, run_id="shards1", schema=SHARD)
+    with pytest.raises(ConfigError, match="holds the shards of 2 settings, so each row twice"):
+        index_inputs([uri])
+
+
 def test_a_missing_shard_and_a_table_of_something_else_stop_before_any_work(tmp_path: Path) -> None:
     uri = shards(tmp_path)
     next(Path(uri, "status=ok").iterdir()).unlink()

@@ -58,9 +58,10 @@ class Progress:
         self._written = ""
         self._now = 0
         self._rejected = 0
-        self._start = self._last = clock()
+        self._start = self._last = self._heard = clock()
         self._moved = time.time()
         self._under_way = 0
+        self._noted = (0, 0, 0)
         self._marks: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -74,20 +75,24 @@ class Progress:
             self._now += rows
             self._rejected += rejected
             self._moved = time.time()
+            self._heard = self._clock()
             self._write_if_due()
 
-    def note(self, rows: int, tokens: int) -> None:
+    def note(self, rows: int, tokens: int, signs: int = 0) -> None:
         """Note what workers say they have made in this run so far, long before a fragment of it is done.
 
         Args:
             rows: that are made, those of unfinished fragments included.
             tokens: that they took. From then on rate and time left are those of tokens, over the last minute.
+            signs: of life that they gave, rows or not; only `idle` asks for them.
         """
         with self._lock:
             if rows > self._under_way:
                 self._moved = time.time()
             self._under_way = rows
             now = self._clock()
+            if (rows, tokens, signs) != self._noted:
+                self._noted, self._heard = (rows, tokens, signs), now
             self._marks.append((now, tokens))
             while len(self._marks) > 2 and self._marks[1][0] < now - _RATE_SECONDS:
                 self._marks.popleft()
@@ -100,6 +105,11 @@ class Progress:
             self._under_way = 0
             self._tell()
             self._write(final=True)
+
+    @property
+    def idle(self) -> float:
+        """Seconds since rows were done, or a worker noted anything."""
+        return self._clock() - self._heard
 
     @property
     def rate(self) -> float:
@@ -194,31 +204,37 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes % 60:02d}m" if not days else f"{days}d{hours % 24:02d}h"
 
 
-def watched(items: Iterable[T], *, deadline_s: float, what: str = "a fragment") -> Iterator[T]:
+def watched(
+    items: Iterable[T], *, deadline_s: float, what: str = "a fragment", idle: Callable[[], float] | None = None
+) -> Iterator[T]:
     """Give an iterable's items, and stop the job when none comes for too long.
 
     A lost task can leave a cluster waiting for ever; its driver has to notice.
 
     Args:
         items: read in a thread of its own, one item ahead.
-        deadline_s: seconds that one item may take; above the slowest fragment.
+        deadline_s: seconds that one item may take; without `idle` above the slowest fragment.
         what: what an item is, for the message.
+        idle: seconds since those who make the items last gave a sign of life; each sign gives them their time again.
 
     Raises:
         StalledError: the deadline passed. Whatever the iterable raises is raised here too.
     """
     try:
-        yield from ahead(items, timeout=deadline_s)
+        yield from ahead(items, timeout=deadline_s, idle=idle)
     except queue.Empty:
-        raise StalledError(f"no {what.removeprefix('a ')} came back within {duration(deadline_s)}") from None
+        sign = "" if idle is None else ", and no sign of life of a worker"
+        message = f"no {what.removeprefix('a ')} came back within {duration(deadline_s)}{sign}"
+        raise StalledError(message) from None
 
 
-def ahead(items: Iterable[T], *, timeout: float | None = None) -> Iterator[T]:
+def ahead(items: Iterable[T], *, timeout: float | None = None, idle: Callable[[], float] | None = None) -> Iterator[T]:
     """Give an iterable's items, read in a thread of its own: one waits while the caller works on the one before.
 
     Args:
         items: read to their end, or until the caller stops asking.
         timeout: seconds that one item may take; None waits for ever.
+        idle: seconds since a sign that the item is being made; the timeout counts from there.
 
     Raises:
         queue.Empty: the timeout passed. Whatever the iterable raises is raised here too.
@@ -240,7 +256,7 @@ def ahead(items: Iterable[T], *, timeout: float | None = None) -> Iterator[T]:
     threading.Thread(target=read, name="ahead", daemon=True).start()
     try:
         while True:
-            kind, value = ready.get(timeout=timeout)
+            kind, value = _get(ready, timeout, idle)
             if kind == "end":
                 return
             if isinstance(value, BaseException) and kind == "error":
@@ -278,3 +294,14 @@ def _put(ready: "queue.Queue[T]", value: T, left: threading.Event) -> None:
         except queue.Full:
             continue
         return
+
+
+def _get(ready: "queue.Queue[T]", timeout: float | None, idle: Callable[[], float] | None) -> T:
+    left = timeout
+    while True:
+        try:
+            return ready.get(timeout=left)
+        except queue.Empty:
+            # a caller who was long at the item before has not asked since: only a sign within this wait counts
+            if timeout is None or idle is None or (left := timeout - idle()) <= 0:
+                raise

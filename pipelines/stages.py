@@ -38,7 +38,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
-        self._rows = self._tokens = 0
+        self._rows = self._tokens = self._notes = 0
 
     def begin(self, name: str) -> int:
         """Count one more, and return how many it are."""
@@ -46,13 +46,14 @@ class Attempts:
         return self._begun[name]
 
     def note(self, rows: int, tokens: int) -> None:
-        """Count rows that a worker has made, and the tokens that they took."""
+        """Count rows that a worker has made, and the tokens that they took; none of either is a sign of life."""
         self._rows += rows
         self._tokens += tokens
+        self._notes += 1
 
-    def noted(self) -> tuple[int, int]:
-        """Return all rows and tokens that were noted; what a worker made before it died is among them."""
-        return self._rows, self._tokens
+    def noted(self) -> tuple[int, int, int]:
+        """Return all rows and tokens that were noted, and how many notes; those of workers that died are among them."""
+        return self._rows, self._tokens, self._notes
 
 
 class FragmentStage(ABC):
@@ -92,7 +93,7 @@ class FragmentStage(ABC):
         return 1 if self.attempts is None else int(ray.get(self.attempts.begin.remote(name)))
 
     def note(self, rows: int, tokens: int) -> None:
-        """Say how much more has been made; nobody waits for it to be heard."""
+        """Say how much more has been made, or by nothing at all that work goes on; nobody waits for it to be heard."""
         if self.attempts is not None:
             self.attempts.note.remote(rows, tokens)
 
@@ -102,7 +103,7 @@ def stream_receipts(
     stage: type[FragmentStage],
     arguments: Sequence[Any],
     workers: WorkerPlan,
-    noted: Callable[[int, int], None] | None = None,
+    noted: Callable[[int, int, int], None] | None = None,
     *,
     runtime_env: Mapping[str, Any] | None = None,
 ) -> Iterator[Receipt]:
@@ -116,7 +117,8 @@ def stream_receipts(
         arguments: of its constructor, which gets `attempts` too.
         workers: how many, and what each asks for.
         runtime_env: of the actors, where they need another than the cluster's.
-        noted: told every `NOTED_SECONDS`, in a thread, the rows and tokens that workers have noted so far.
+        noted: told every `NOTED_SECONDS`, in a thread, the rows and tokens that workers have noted so far, and how
+            many notes they are.
 
     Raises:
         WorkerError: a worker found a broken contract.
@@ -175,13 +177,13 @@ def _end(dataset: Any, ended: threading.Event) -> None:
         executor.shutdown(force=True)
 
 
-def _ask(counter: Any, noted: Callable[[int, int], None], ended: threading.Event) -> None:
+def _ask(counter: Any, noted: Callable[[int, int, int], None], ended: threading.Event) -> None:
     """Ask how far workers are, until the stream ends; where the counter cannot be asked, nobody is told."""
     while not ended.wait(NOTED_SECONDS):
         _tell(counter, noted)
 
 
-def _tell(counter: Any, noted: Callable[[int, int], None]) -> None:
+def _tell(counter: Any, noted: Callable[[int, int, int], None]) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
         noted(*ray.get(counter.noted.remote(), timeout=10 * NOTED_SECONDS))
 

@@ -98,7 +98,8 @@ class InferenceConfig:
     """Seconds in which an engine makes no step at all, after which it counts as hung: its requests are tried in smaller
     groups, and the one that hangs it alone is refused (TIMEOUT)."""
     stall_timeout: float = 1800.0
-    """Seconds without a finished fragment after which the job gives up rather than hang."""
+    """Seconds in which no worker finishes a fragment or a chunk of it, makes a step of its engine or begins it anew,
+    after which the job gives up rather than hang; more than `engine_timeout`, or a hung engine would end the job."""
     corpus: Annotated[CorpusSettings, tyro.conf.arg(name="")] = field(default_factory=CorpusSettings)
     """How the inputs are listed, cut and read."""
     columns: CorpusColumns = field(default_factory=CorpusColumns)
@@ -122,6 +123,11 @@ class InferenceConfig:
         for name in ("stall_timeout", "engine_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"config.{name} is {getattr(self, name)}; expected more than 0 seconds, and finite")
+        if self.stall_timeout <= self.engine_timeout:
+            raise ConfigError(
+                f"config.stall_timeout is {self.stall_timeout:g}; expected more than config.engine_timeout "
+                f"({self.engine_timeout:g}), or the job would give up before a hung engine is found"
+            )
         _ = self.sampling, self.sandbox
 
     @property

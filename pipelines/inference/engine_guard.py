@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +35,14 @@ PARTS = 6
 costs batching, and of 32 requests 6 groups find the one in two steps."""
 ALONE_TRIES = 2
 """Times that a request is tried alone before it is rejected."""
+BLAMED = 2
+"""Requests about the same images, rejected with none answered between them, after which all others about them are."""
 START_SECONDS = 1800.0
 """Time that a model may take to load."""
 FACTORY = "pipelines.inference.engine_loading:load_engine"
 """What makes engines."""
+Pictures = tuple[int, ...]
+"""What a request's images are told from others by, while it is held: requests about one image share it."""
 _SECRETS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 
 
@@ -76,14 +80,19 @@ class EngineSpec:
 class EngineGuard:
     """Answers requests as an engine does, whatever they do to it. Starts at once, so that a refusal comes early.
 
+    Args:
+        spec: of the engine.
+        moved: told about each second in which the engine made a step, and when one has ended or started.
+
     Raises:
         EngineError: the engine does not start; the message carries its own error.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: EngineSpec, moved: Callable[[], None] = lambda: None) -> None:
+        self.spec, self.moved = spec, moved
         self.restarts = 0
         """Processes started so far because the one before died."""
+        self._blamed: dict[Pictures, list[Result]] = {}
         self._child: Child | None = self._start()
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -95,8 +104,18 @@ class EngineGuard:
         Raises:
             EngineError: the engine is broken.
         """
-        if not requests:
-            return []
+        self._blamed = {}
+        return self._serve(requests)
+
+    def _serve(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests, those at once whose images have ended the engine often enough."""
+        given_up = [self._given_up(request) for request in requests]
+        left = [request for request, found in zip(requests, given_up, strict=True) if found is None]
+        answers = iter(self._try(left) if left else ())
+        return [next(answers) if found is None else found for found in given_up]
+
+    def _try(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests together, or in groups where they end the engine."""
         try:
             return self._call(requests)
         except Died as death:
@@ -104,10 +123,10 @@ class EngineGuard:
             if len(requests) == 1:
                 return [self._alone(requests[0], death)]
         size = math.ceil(len(requests) / PARTS)
-        parts = (requests[at : at + size] for at in range(0, len(requests), size))
         if size == 1:
-            return [self._alone(request, None) for request in requests]
-        return [result for part in parts for result in self.generate(part)]
+            return [self._given_up(request) or self._alone(request, None) for request in requests]
+        parts = (requests[at : at + size] for at in range(0, len(requests), size))
+        return [result for part in parts for result in self._serve(part)]
 
     def close(self) -> None:
         """End the process."""
@@ -134,7 +153,20 @@ class EngineGuard:
             "request %s is rejected: alone it ended the engine %d times: %s", request.request_id, ALONE_TRIES, death
         )
         detail = f"the engine: {death.detail}, alone and {ALONE_TRIES} times"
-        return Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
+        result = Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
+        self._blamed.setdefault(_pictures(request), []).append(result)
+        return result
+
+    def _given_up(self, request: Request) -> Result | None:
+        """The rejection of a request whose images have ended the engine with every request that was tried; else None.
+
+        One of them may be the question's fault, two in a row are the images': fifty questions about one image would
+        otherwise cost a hundred loads of the model.
+        """
+        blamed = self._blamed.get(_pictures(request), [])
+        if len(blamed) < BLAMED:
+            return None
+        return dataclasses.replace(blamed[-1], request_id=request.request_id)
 
     def _call(self, requests: Sequence[Request]) -> list[Result]:
         if self._child is None:
@@ -150,9 +182,12 @@ class EngineGuard:
                 raise Died(reason, f"it raised {answer['failed']}")
         except Died:
             self.close()
+            self.moved()
             raise
         if "broken" in answer:
             raise EngineError(answer["broken"])
+        for request in requests:
+            self._blamed.pop(_pictures(request), None)
         return [result_of(one) for one in answer["results"]]
 
     def _answers(self, child: Child) -> Iterator[bytearray]:
@@ -161,6 +196,8 @@ class EngineGuard:
             frame = child.receive(time.monotonic() + self.spec.timeout)
             if frame:
                 yield frame
+            else:
+                self.moved()
 
     def _start(self) -> Child:
         environment = {name: value for name, value in os.environ.items() if not any(word in name for word in _SECRETS)}
@@ -179,7 +216,12 @@ class EngineGuard:
         if "broken" in greeting:
             child.close()
             raise EngineError(greeting["broken"])
+        self.moved()
         return child
+
+
+def _pictures(request: Request) -> Pictures:
+    return tuple(map(id, request.images))
 
 
 def _plain_request() -> Request:

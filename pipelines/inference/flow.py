@@ -38,7 +38,7 @@ def run_job(config: InferenceConfig, say: Say) -> None:
     Raises:
         ConfigError, CheckpointRefused, TableError: before any cluster work.
         AccountingError: at the end, if rows in are not rows out.
-        StalledError: nothing came back for `config.stall_timeout`.
+        StalledError: nothing came back for `config.stall_timeout`, and no worker gave a sign of life.
         StoppedError: SIGTERM came; what was finished is committed.
     """
     job = freeze(config)
@@ -91,7 +91,7 @@ def collect(
         receipts: of the work that was sent.
         job: whose they are.
         sent: the work; where it makes rejected rows again, the receipts take their place.
-        stall_timeout: seconds without a receipt after which the job gives up.
+        stall_timeout: seconds without a receipt, or a note in `progress`, after which the job gives up.
         stopping: what turns SIGTERM into an error, which no commit is cut short by.
         progress: where a person sees it; a line of its own by default.
 
@@ -107,7 +107,7 @@ def collect(
     group: list[Receipt] = []
     due = time.monotonic() + COMMIT_SECONDS
     try:
-        for receipt in watched(receipts, deadline_s=stall_timeout):
+        for receipt in watched(receipts, deadline_s=stall_timeout, idle=lambda: progress.idle):
             taken_over = known.get(receipt.fragment_id, 0)
             made += receipt.rows - taken_over
             done = planned.get(receipt.fragment_id, receipt.rows) - taken_over

@@ -113,7 +113,8 @@ class InferenceStage(FragmentStage):
                 threads=self.threads,
                 timeout=spec.engine_timeout,
                 factory=spec.engine_factory,
-            )
+            ),
+            moved=lambda: self.note(0, 0),
         )
 
     def do(self, work: Mapping[str, Any]) -> Receipt:
@@ -203,7 +204,7 @@ class InferenceStage(FragmentStage):
 
 
 def stream_inferred(
-    works: Sequence[Work], spec: StageSpec, workers: WorkerPlan, noted: Callable[[int, int], None] | None = None
+    works: Sequence[Work], spec: StageSpec, workers: WorkerPlan, noted: Callable[[int, int, int], None] | None = None
 ) -> Iterator[Receipt]:
     """Send work through actors, and give their receipts as they come; see `stages.stream_receipts`."""
     arguments = (spec, workers.threads, device_of(workers))

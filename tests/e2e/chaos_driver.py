@@ -77,7 +77,8 @@ def main(folder: str, output: str, node_kills: int = 0, seed: int = 0) -> None:
     """Run the job."""
     flow.freeze = freeze_steady  # type: ignore[assignment]
     flow.COMMIT_SECONDS = flow.COMMIT_SHARE = 0.0
-    settings: dict[str, Any] = {"stall_timeout": 300.0, "num_workers": 2, "ray_address": "local"}
+    settings: dict[str, Any] = {"engine_timeout": 200.0, "stall_timeout": 300.0}
+    settings |= {"num_workers": 2, "ray_address": "local"}
     if not node_kills:
         flow.run_job(caption_config(folder, output, **settings), print)
         return

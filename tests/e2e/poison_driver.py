@@ -14,13 +14,14 @@ from tests.e2e.caption_cases import caption_config
 
 
 def freeze_poisoned(config: CaptionConfig) -> InferenceJob:
-    """The job, its engine another one."""
+    """The job, its engine another one, which may hang for longer than a config allows: for good, as far as it knows."""
     job = freeze(config)
-    return replace(job, spec=replace(job.spec, engine_factory="tests.pipelines.inference.poison:engine"))
+    engine = "tests.pipelines.inference.poison:engine"
+    return replace(job, spec=replace(job.spec, engine_factory=engine, engine_timeout=600.0))
 
 
 if __name__ == "__main__":
     folder, output, stall_timeout = sys.argv[1:]
     flow.freeze = freeze_poisoned  # type: ignore[assignment]
-    settings = {"stall_timeout": float(stall_timeout), "corpus": CorpusSettings(), "ray_address": "local"}
-    flow.run_job(caption_config(folder, output, **settings), print)
+    limits = {"stall_timeout": float(stall_timeout), "engine_timeout": 1.0}
+    flow.run_job(caption_config(folder, output, **limits, corpus=CorpusSettings(), ray_address="local"), print)

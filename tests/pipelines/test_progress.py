@@ -196,6 +196,52 @@ def test_watched_stops_a_job_that_stalls() -> None:
     release.set()
 
 
+def test_signs_of_life_give_an_item_its_time_again_and_silence_ends_the_job() -> None:
+    """Each item takes four times the deadline; signs come until the second one is to be made."""
+    alive, release = threading.Event(), threading.Event()
+    alive.set()
+    heard = [time.monotonic()]
+
+    def idle() -> float:
+        if alive.is_set():
+            heard[0] = time.monotonic() - 0.1
+        return time.monotonic() - heard[0]
+
+    def slow() -> Iterator[int]:
+        time.sleep(1.2)
+        yield 1
+        alive.clear()
+        release.wait(30)
+
+    found = []
+    with pytest.raises(StalledError, match="no fragment came back within 0s, and no sign of life of a worker"):
+        for item in watched(slow(), deadline_s=0.3, idle=idle):
+            found.append(item)
+    assert found == [1]
+    release.set()
+
+
+def test_a_progress_is_idle_until_anything_is_noted() -> None:
+    now = [100.0]
+    progress = Progress(50, quiet=True, clock=lambda: now[0])
+
+    def after(seconds: float) -> float:
+        now[0] += seconds
+        return progress.idle
+
+    assert after(5) == 5
+    progress.note(0, 0, 1)
+    assert after(2) == 2
+    progress.note(0, 0, 1)
+    assert after(2) == 4
+    for noted in [(3, 0, 1), (3, 70, 1), (3, 70, 2)]:
+        progress.note(*noted)
+        assert after(1) == 1
+    progress.add(4)
+    assert after(3) == 3
+    progress.close()
+
+
 def test_a_slow_consumer_is_not_a_stall_and_one_that_leaves_stops_the_reading() -> None:
     pulled: list[int] = []
 

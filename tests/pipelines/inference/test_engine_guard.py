@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from llava_core.engine.types import Request, Result, Sample, SamplingConfig
+from llava_core.errors import ImageReason
 from llava_core.geometry import Size
+from pipelines.child import Died
 from pipelines.inference import engine_guard
 from pipelines.inference.engine_guard import EngineError, EngineGuard, EngineSpec
 from pipelines.inference.engine_process import pack_requests, result_of, unpack_requests
@@ -112,6 +114,62 @@ def test_a_request_is_tried_alone_as_often_as_it_may_and_no_more(
     guard.generate([request(at, "crash" if at == 9 else None) for at in range(12)])
     # twelve, its group of two, itself twice: four ends, each followed by a start
     assert len(starts) == guard.restarts - before == 4
+
+
+def test_an_image_that_ends_the_engine_is_tried_with_two_questions_and_rejected_with_all(
+    guard: EngineGuard,
+) -> None:
+    """Of 24 requests 10 are about one bad picture; the good ones beside them are answered."""
+    picture = request(3, "crash").images
+    asked = [dataclasses.replace(request(at), images=picture) if 5 <= at < 15 else request(at) for at in range(24)]
+    guard.generate([request(0)])
+    before = guard.restarts
+    results = guard.generate(asked)
+    assert [one.request_id for one in results] == [f"r{at}" for at in range(24)]
+    assert [at for at, one in enumerate(results) if one.error] == list(range(5, 15))
+    assert {(one.error, one.error_detail) for one in results[5:15]} == {
+        ("DECODER_CRASH", "the engine: it crashed (SIGSEGV), alone and 2 times")
+    }
+    # all 24; the group 4–7; 5 twice; 6 twice
+    assert guard.restarts - before == 6
+    # what one call found out is forgotten by the next: a picture's place in memory is another's then
+    assert guard._given_up(asked[14]) is not None
+    assert guard.generate([request(1)])[0].error is None and guard._given_up(asked[14]) is None
+
+
+def test_a_question_that_ends_the_engine_does_not_speak_for_its_image(guard: EngineGuard) -> None:
+    """Of four questions about one picture the first and the last are bad: one that is answered clears the picture."""
+    picture = request(3).images
+    ends = {"r0", "r3"}
+    asked = [dataclasses.replace(request(at), images=picture) for at in range(5)]
+    call, seen = guard._call, []
+
+    def calling(requests: list[Request]) -> list[Result]:
+        if ends & {one.request_id for one in requests}:
+            raise Died(ImageReason.DECODER_CRASH, "it crashed")
+        seen.append([one.request_id for one in requests])
+        return call(requests)
+
+    guard._call = calling  # type: ignore[method-assign,assignment]
+    try:
+        results = guard.generate(asked)
+    finally:
+        del guard._call
+    assert [one.error for one in results] == ["DECODER_CRASH", None, None, "DECODER_CRASH", None]
+    assert seen == [["plain"], ["r1"], ["r2"], ["plain"], ["r4"]]
+
+
+def test_whoever_waits_hears_of_steps_ends_and_starts() -> None:
+    heard: list[float] = []
+    made = EngineGuard(SPEC, lambda: heard.append(time.monotonic()))
+    assert len(heard) == 1, "it has started"
+    made.generate([request(1, "slow")])
+    assert len(heard) in (3, 4, 5), "it took 3 s, with a sign about each"
+    heard.clear()
+    made.generate([request(1, "crash")])
+    # itself thrice; each end is followed by a start
+    assert len(heard) == 6
+    made.close()
 
 
 def test_an_engine_that_fails_over_everything_stops_the_job() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,7 +63,7 @@ def test_commits_take_a_share_of_the_time_however_long_one_is(
             yield receipt
 
     monkeypatch.setattr("pipelines.tables.commit", commit)
-    monkeypatch.setattr(flow, "watched", lambda found, deadline_s: found)
+    monkeypatch.setattr(flow, "watched", lambda found, **_: found)
     monkeypatch.setattr(flow, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     flow.collect(each_second(), job, job.works, 60.0)
     assert [len(group) for group in made] == [2, 2, 20, 5, 2]
@@ -100,6 +101,20 @@ def test_what_came_before_a_failure_is_committed(job: InferenceJob, commits: lis
     with pytest.raises(RuntimeError, match="the cluster is gone"):
         flow.collect(failing(), job, job.works, 60.0)
     assert commits == [["f0", "f1", "f2"]]
+
+
+def test_workers_that_say_that_they_move_are_not_a_stall(job: InferenceJob, commits: list[list[str]]) -> None:
+    """A fragment that takes four times the limit, while its worker gives signs of life and makes no row."""
+    progress = flow.progress_of(job, job.works)
+
+    def moving() -> Iterator[Receipt]:
+        for sign in range(12):
+            time.sleep(0.1)
+            progress.note(0, 0, sign)
+        yield from receipts(1)
+
+    assert flow.collect(moving(), job, job.works, 0.3, progress=progress) == 1
+    assert commits == [["f0"]]
 
 
 def test_a_stream_that_hangs_stalls_the_job_after_committing(job: InferenceJob, commits: list[list[str]]) -> None:

@@ -62,6 +62,7 @@ def config(folder: Path, **changes: Any) -> CaptionConfig:
         ({"stall_timeout": 0.0}, "expected more than 0 seconds"),
         ({"stall_timeout": math.inf}, "stall_timeout is inf; expected more than 0 seconds, and finite"),
         ({"engine_timeout": math.nan}, "engine_timeout is nan"),
+        ({"stall_timeout": 600.0}, r"stall_timeout is 600; expected more than config.engine_timeout \(600\)"),
         ({"price_per_hour": math.nan}, "price_per_hour is nan; expected at least 0 and finite"),
         ({"decoder_seconds": math.inf}, "cpu_seconds is inf"),
         ({"temperature": math.nan}, "temperature is nan"),
@@ -165,7 +166,7 @@ CHANGES = [
     {"columns": CorpusColumns(image="x")},
     {"corpus": CorpusSettings(sidecars=False)},
 ]
-SAME = [{"batch_size": 3}, {"num_workers": 2}, {"overwrite": True}, {"plan": True}, {"stall_timeout": 5.0}]
+SAME = [{"batch_size": 3}, {"num_workers": 2}, {"overwrite": True}, {"plan": True}, {"stall_timeout": 5000.0}]
 
 
 def test_the_run_is_named_by_what_changes_a_row_and_by_nothing_else(corpus: Path) -> None:

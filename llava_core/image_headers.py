@@ -12,6 +12,7 @@ What this does *not* do: decode (`images`), convert colours (`color`).
 import io
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from PIL import Image, features
@@ -22,11 +23,18 @@ from llava_core.geometry import Size
 from llava_core.image_formats import ImageFormat, sniff_format
 
 ORIENTATION_TAG = 0x0112
+_SUBFILE, _DNG_VERSION, _TILE_SIDES = 254, 50706, (323, 322)
 
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_AFTER_ENTROPY = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+"""Of a segment with a length, or the end; TEM (01), restarts and a second start have none."""
+_MOST_PARTS = 100_000
+"""Segments, chunks or blocks walked in a header: half a second; a 50 MB PNG of 4 KB chunks has 12,000."""
+_TILE_BORDER = 1024
+"""Pixels by which a TIFF's tiles may reach beyond a picture of any size."""
+_WHOLE_NUMBERS = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 16: 8, 17: 8}
+"""Bytes of each TIFF type that libtiff reads a size from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +44,7 @@ class DecodeLimits:
     max_bytes: int = 50_000_000
     """Longest encoded file, bytes; above it `TOO_LARGE`."""
     max_pixels: int = 64_000_000
-    """Most pixels that a header may declare; above it `BOMB`."""
+    """Most pixels that a header may declare, a TIFF's whole tiles among them; above it `BOMB`."""
     max_aspect: int = 50
     """Longest side over shortest; above it `ASPECT`. Beyond 72 the released models are left without image features."""
     min_side: int = 2
@@ -64,6 +72,12 @@ class ImageHeader:
     """Scans of a JPEG with several; otherwise 1."""
     icc_profile: bytes | None = None
     """Colour profile of a JPEG; other formats' profiles are read when they are decoded."""
+    gaps: tuple[tuple[int, int], ...] = ()
+    """(start, end) of bytes that lie between a JPEG's segments ahead of its picture."""
+    picture: int = 0
+    """Where a JPEG's first scan starts."""
+    tile_size: Size | None = None
+    """(height, width) of a TIFF's tiles, which are decoded whole however small the picture is."""
 
     @property
     def size(self) -> Size:
@@ -99,6 +113,8 @@ def read_header(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageH
         except (struct.error, IndexError) as error:
             raise ImageRefused(ImageReason.TRUNCATED, f"{name} ends within its header") from error
     check_limits(header.size, limits)
+    if header.tile_size is not None:
+        _check_tiles(header.stored_size, header.tile_size, limits)
     if header.scans > limits.max_scans:
         raise ImageRefused(ImageReason.TIMEOUT, f"JPEG of {header.scans} scans; at most {limits.max_scans}")
     return header
@@ -124,6 +140,16 @@ def check_limits(size: Size, limits: DecodeLimits) -> None:
         raise ImageRefused(ImageReason.ASPECT, f"{height}×{width} pixels; at most {limits.max_aspect}:1")
     if min(size) < limits.min_side:
         raise ImageRefused(ImageReason.TOO_SMALL, f"{height}×{width} pixels; at least {limits.min_side} a side")
+
+
+def _check_tiles(size: Size, tile: Size, limits: DecodeLimits) -> None:
+    """Raise `ImageRefused` where a picture's tiles are far larger than it is."""
+    height, width = (-(-side // step) * step for side, step in zip(size, tile, strict=True))
+    if height <= size.height + _TILE_BORDER and width <= size.width + _TILE_BORDER:
+        return
+    if height * width > limits.max_pixels:
+        detail = f"tiles of {tile.height}×{tile.width} make {height}×{width} pixels; at most {limits.max_pixels}"
+        raise ImageRefused(ImageReason.BOMB, detail)
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -159,29 +185,37 @@ def _first_directory(tiff: bytes, tags: set[int]) -> dict[int, int]:
         start, step, value_at = (offset + 8, 20, 12) if big else (offset + 2, 12, 8)
         for entry in range(start, start + step * min(number, 4096), step):
             tag, kind = struct.unpack_from(order + "HH", tiff, entry)
-            if tag in tags and kind in (3, 4):
-                value = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + value_at)[0]
-                found.setdefault(tag, value)
+            if tag in tags and kind in _WHOLE_NUMBERS:
+                at, width = entry + value_at, _WHOLE_NUMBERS[kind]
+                if width == 8 and not big:  # longer than its place in the entry, which then says where it is
+                    at = struct.unpack_from(order + "I", tiff, at)[0]
+                found.setdefault(tag, int.from_bytes(tiff[at : at + width], "little" if order == "<" else "big"))
     except (struct.error, OverflowError):
         return found
     return found
+
+
+def _parts(name: str) -> Iterator[int]:
+    """Numbers for the parts of a file as they are walked; too many of them are refused."""
+    yield from range(_MOST_PARTS)
+    raise ImageRefused(ImageReason.TIMEOUT, f"{name} of more than {_MOST_PARTS} parts")
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     """Walk a JPEG's segments up to its picture; on through its scans where there are several."""
     header: ImageHeader | None = None
     orientation, several, profile = 1, False, {}
-    position, end = 2, len(data)
+    gaps: list[tuple[int, int]] = []
+    parts, position = _parts("JPEG"), 2
     while True:
-        position = data.find(b"\xff", position)
-        while 0 <= position < end - 1 and data[position + 1] == 0xFF:
-            position += 1
-        if position < 0 or position >= end - 3:
+        next(parts)
+        found = _MARKER.search(data, position)
+        if found is None or found.start() >= len(data) - 3:
             raise ImageRefused(ImageReason.TRUNCATED, "JPEG ends before its picture")
+        if found.start() > position:
+            gaps.append((position, found.start()))
+        position = found.start()
         marker = data[position + 1]
-        if marker in _NO_LENGTH or marker == 0:
-            position += 2
-            continue
         if marker == 0xD9:
             raise ImageRefused(ImageReason.CORRUPT, "JPEG without a picture")
         length = struct.unpack_from(">H", data, position + 2)[0]
@@ -201,19 +235,20 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         raise ImageRefused(ImageReason.CORRUPT, "JPEG picture without a frame header")
     scans = _count_scans(data, position) if several or body[0] < header.channels else 1
     icc = b"".join(profile[index] for index in sorted(profile)) or None
-    return replace(header, orientation=orientation, scans=scans, icc_profile=icc)
+    return replace(header, orientation=orientation, scans=scans, icc_profile=icc, gaps=tuple(gaps), picture=position)
 
 
 def _count_scans(data: bytes, position: int) -> int:
     """Scans of a JPEG from its first on; entropy-coded bytes are skipped, segments jumped over."""
-    scans = 0
+    scans, parts = 0, _parts("JPEG")
     while True:
+        next(parts)
         marker = data[position + 1] if position + 3 < len(data) else 0xD9
         if marker == 0xD9:
             return scans
         scans += marker == 0xDA
         length = struct.unpack_from(">H", data, position + 2)[0]
-        found = _AFTER_ENTROPY.search(data, position + 2 + length)
+        found = _MARKER.search(data, position + 2 + length)
         if found is None:
             return scans
         position = found.start()
@@ -221,8 +256,9 @@ def _count_scans(data: bytes, position: int) -> int:
 
 def _read_png(data: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">ii", data, 16)
-    orientation, position = 1, 8
+    orientation, parts, position = 1, _parts("PNG"), 8
     while position + 12 <= len(data):
+        next(parts)
         length = int.from_bytes(data[position : position + 4], "big")
         if data[position + 4 : position + 8] == b"eXIf":
             orientation = exif_orientation(data[position + 8 : position + 8 + length])
@@ -235,9 +271,12 @@ def _read_gif(data: bytes) -> ImageHeader:
     """The screen, or the first frame where that reaches beyond it, up to which the extensions are jumped over."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    parts = _parts("GIF")
     while data[position : position + 1] == b"!":
+        next(parts)
         position += 2
         while data[position]:
+            next(parts)
             position += 1 + data[position]
         position += 1
     if data[position : position + 1] == b"," and len(data) >= position + 9:
@@ -259,7 +298,7 @@ def _read_webp(data: bytes) -> ImageHeader:
     """Walk a WebP's chunks: the canvas is in the first, EXIF in one of the last."""
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise ImageRefused(ImageReason.TRUNCATED, "WebP is shorter than its header says")
-    kind, orientation, position = data[12:16], 1, 12
+    kind, orientation, parts, position = data[12:16], 1, _parts("WebP"), 12
     if kind == b"VP8X":
         width = int.from_bytes(data[24:27], "little") + 1
         height = int.from_bytes(data[27:30], "little") + 1
@@ -271,6 +310,7 @@ def _read_webp(data: bytes) -> ImageHeader:
     else:
         raise ImageRefused(ImageReason.CORRUPT, f"WebP starts with chunk {kind!r}")
     while position + 8 <= len(data):
+        next(parts)
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         if data[position : position + 4] == b"EXIF":
             orientation = exif_orientation(data[position + 8 : position + 8 + length])
@@ -280,14 +320,19 @@ def _read_webp(data: bytes) -> ImageHeader:
 
 
 def _read_tiff(data: bytes) -> ImageHeader:
-    found = _first_directory(data, {256, 257, ORIENTATION_TAG})
+    """The first directory. Camera raws are TIFFs too, whose first picture is a thumbnail."""
+    found = _first_directory(data, {_SUBFILE, 256, 257, *_TILE_SIDES, _DNG_VERSION, ORIENTATION_TAG})
+    if found.get(_SUBFILE, 0) & 1 or _DNG_VERSION in found or data[8:12] == b"CR\x02\x00":
+        raise ImageRefused(ImageReason.UNSUPPORTED, "TIFF that begins with a thumbnail, as camera raws do")
     if 256 not in found or 257 not in found:
         raise ImageRefused(ImageReason.CORRUPT, "TIFF's first directory has no size")
     orientation = found.get(ORIENTATION_TAG, 1)
+    tile = Size(*(found.get(side, 0) for side in _TILE_SIDES))
     return ImageHeader(
         format="TIFF",
         stored_size=Size(found[257], found[256]),
         orientation=orientation if 1 <= orientation <= 8 else 1,
+        tile_size=tile if all(tile) else None,
     )
 
 

@@ -67,3 +67,23 @@ def gif_frame_at(gif: bytes) -> int:
     at = 13 + 3 * (2 << (gif[10] & 7))
     assert gif[at : at + 1] == b","
     return at
+
+
+def tiff(entries: dict[int, tuple[int, int]], pixels: bytes) -> bytes:
+    """A little-endian TIFF of one strip or tile, written by hand; the tag of its offset is added.
+
+    Args:
+        entries: tag: (type, value), without 273 or 324.
+        pixels: what the offset points to.
+    """
+    offset_tag, length_tag = (324, 325) if 322 in entries else (273, 279)
+    start = 8 + 2 + 12 * (len(entries) + 2) + 4
+    whole = entries | {offset_tag: (4, start), length_tag: (4, len(pixels))}
+    rows = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(whole.items()))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(whole)) + rows + bytes(4) + pixels
+
+
+def grey_tiff(height: int, width: int, bits: int, pixels: bytes, more: dict[int, tuple[int, int]]) -> bytes:
+    """An uncompressed grey TIFF, 0 black unless `more` says otherwise."""
+    plain = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 277: 1, 278: height}
+    return tiff({tag: (3, value) for tag, value in plain.items()} | more, pixels)

@@ -19,11 +19,12 @@ _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _WHITE = (255, 255, 255)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, stored_bits: int = 8) -> Image.Image:
     """Convert a decoded Pillow image to 8-bit sRGB.
 
     Args:
         image: loaded, of any mode; its profile is in `info["icc_profile"]`.
+        stored_bits: of a PNG's channel in the file. Pillow scales the pixels to 8 bits, but not the transparent colour.
 
     Returns:
         The image in mode "RGB", transparency laid on white.
@@ -33,36 +34,56 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
-        return _flatten_16_bit(image)
+        return _flatten_16_bit(image, profile)
     if image.mode in ("RGB", "L", "CMYK") and "transparency" not in image.info:
         return apply_profile(image, profile)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, _WHITE)
-        canvas.paste(apply_profile(rgba.convert("RGB"), profile), mask=rgba.getchannel("A"))
-        return canvas
+        return _lay_on_white(image, profile, stored_bits)
     if image.mode in ("1", "P", "RGBX", "YCbCr", "L", "RGB"):
         return apply_profile(image.convert("RGB"), profile)
     raise ImageRefused(ImageReason.UNSUPPORTED_MODE, f"{image.format} of mode {image.mode}")
 
 
-def _flatten_16_bit(image: Image.Image) -> Image.Image:
+def _lay_on_white(image: Image.Image, profile: bytes | None, stored_bits: int) -> Image.Image:
+    """Colours by their profile, then mixed with white by their alpha."""
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow has no other way out of grey that is multiplied by its alpha
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and stored_bits < 8:
+        highest = (1 << stored_bits) - 1
+        image.info["transparency"] = (key & highest) * 255 // highest
+    elif image.mode == "RGB" and isinstance(key, tuple) and stored_bits == 16:
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    grey = image.mode in ("L", "LA", "1")
+    mixed = image.convert("LA" if grey else "RGBA")
+    canvas = Image.new("RGB", image.size, _WHITE)
+    colours = mixed.getchannel("L") if grey else mixed.convert("RGB")
+    canvas.paste(apply_profile(colours, profile), mask=mixed.getchannel("A"))
+    return canvas
+
+
+def _flatten_16_bit(image: Image.Image, profile: bytes | None) -> Image.Image:
     """16-bit grey scaled to 8 bits, where Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.uint32)
-    bits = _bits_per_sample(image)
+    bits, white_is_zero = _tiff_samples(image)
     highest = (1 << bits) - 1
-    grey = np.minimum((values * 255 + highest // 2) // highest, 255).astype(np.uint8)
+    levels = highest - np.minimum(values, highest) if white_is_zero else values
+    grey = np.minimum((levels * 255 + highest // 2) // highest, 255).astype(np.uint8)
+    flat = apply_profile(Image.fromarray(grey), profile)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+        flat.paste(_WHITE, mask=Image.fromarray(values == transparent))
+    return flat
 
 
-def _bits_per_sample(image: Image.Image) -> int:
-    """12 for the one kind of TIFF that Pillow hands out unscaled in 16 bits; otherwise 16."""
+def _tiff_samples(image: Image.Image) -> tuple[int, bool]:
+    """Bits, and whether 0 is white, of the TIFFs that Pillow hands out in 16 bits as they are stored; others' are 16.
+
+    12 bits is the one kind that it does not scale.
+    """
     tags = cast(Any, getattr(image, "tag_v2", {}))
     bits = tags.get(258, (16,))
-    return 12 if tuple(bits) == (12,) else 16
+    return 12 if tuple(bits) == (12,) else 16, tags.get(262) == 0
 
 
 def apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:

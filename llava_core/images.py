@@ -17,6 +17,7 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
@@ -32,8 +33,7 @@ from llava_core.image_headers import DEFAULT_LIMITS, DecodeLimits, ImageHeader, 
 __all__ = ["DecodeLimits", "ImageHeader", "decode_base64_image", "decode_image", "orient", "read_header"]
 
 _DATA_URI = re.compile(r"\Adata:[^,]{0,200};base64,")
-_AFTER_PICTURE = re.compile(r"extraneous bytes before marker 0xd9")
-_CORRUPT_PICTURE = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0x(?!d[0-7]))")
+_AFTER_PICTURE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
 def decode_image(
@@ -141,6 +141,8 @@ def _decode_jpeg(data: bytes, header: ImageHeader, limits: DecodeLimits, at_leas
     if header.icc_profile is not None and header.channels == 1:
         # Pillow keeps grey as grey, which a grey profile needs.
         return _decode_with_pillow(data, header, limits)
+    # libjpeg only warns of bytes between the segments, and tells of its first warning alone.
+    data = _without(data, header.gaps)
     least = Size(0, 0) if at_least is None else at_least
     if header.orientation >= 5:
         least = Size(least.width, least.height)
@@ -150,14 +152,30 @@ def _decode_jpeg(data: bytes, header: ImageHeader, limits: DecodeLimits, at_leas
         message = str(error)
         if "Premature end of JPEG file" in message:
             raise ImageRefused(ImageReason.TRUNCATED, message) from error
-        if _CORRUPT_PICTURE.search(message):
-            raise ImageRefused(ImageReason.CORRUPT, message) from error
-        if not _AFTER_PICTURE.search(message):
-            # Bytes between the segments ahead of the picture, or a layout that simplejpeg has no name for.
+        if "Corrupt JPEG data" not in message:
+            # A layout that simplejpeg has no name for.
             return _decode_with_pillow(data, header, limits)
-        # Every pixel has been read by then: bytes between the picture and its end marker, as some cameras leave.
+        left_over = _AFTER_PICTURE.search(message)
+        if left_over is None or not _is_padding(data, header.picture, int(left_over[1])):
+            raise ImageRefused(ImageReason.CORRUPT, message) from error
+        # Some cameras pad the picture; every pixel has been read by then.
         pixels = _libjpeg(data, least, strict=False)
     return convert_pixels(pixels, header.icc_profile)
+
+
+def _without(data: bytes, gaps: Sequence[tuple[int, int]]) -> bytes:
+    if not gaps:
+        return data
+    starts, ends = [0, *(end for _, end in gaps)], [*(start for start, _ in gaps), len(data)]
+    return b"".join(data[start:end] for start, end in zip(starts, ends, strict=True))
+
+
+def _is_padding(data: bytes, picture: int, length: int) -> bool:
+    """Whether the last bytes before a JPEG's end marker are zeros and ones only; others are a picture gone astray."""
+    end = data.find(b"\xff\xd9", picture)
+    while data[end - 1] == 0xFF:  # these belong to the marker, and libjpeg does not count them
+        end -= 1
+    return not data[max(picture, end - length) : end].strip(b"\x00\xff")
 
 
 def _libjpeg(data: bytes, least: Size, *, strict: bool) -> NDArray[np.uint8]:
@@ -180,4 +198,4 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) 
         # What Pillow makes of the header counts too, before it allocates.
         check_limits(Size(image.height, image.width), limits)
         image.load()
-        return np.array(to_rgb(image))
+        return np.array(to_rgb(image, stored_bits=data[24] if header.format == "PNG" else 8))

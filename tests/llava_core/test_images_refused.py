@@ -241,6 +241,37 @@ def test_corrupt_entropy_that_libjpeg_notices() -> None:
     assert refused.value.reason is R.CORRUPT
 
 
+def test_a_picture_that_ends_before_its_data_is_corrupt() -> None:
+    """Left over before the end marker: padding, as cameras write it, or the picture's own data after a flipped bit."""
+    file = encode(RAMP, "JPEG")
+    for padding in (bytes(7), b"\0\xff\0", bytes(3) + b"\xff" * 4):
+        np.testing.assert_array_equal(decode_image(file[:-2] + padding + file[-2:]), decode_image(file))
+    for rest in (b"\x5a" * 7, bytes(6) + b"\x80" + bytes(6), b"\x5a" * 9 + b"\xff" * 4):
+        with pytest.raises(ImageRefused, match="extraneous") as refused:
+            decode_image(file[:-2] + rest + file[-2:])
+        assert refused.value.reason is R.CORRUPT
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xda", b"\xff\xc4"])
+def test_data_left_over_between_scans_is_corrupt(marker: bytes) -> None:
+    """Pillow, which does not warn, decodes such a picture."""
+    file = encode(ramp(200, 300), "JPEG", progressive=True)
+    at = file.index(marker, file.index(b"\xff\xda") + 2)
+    with pytest.raises(ImageRefused, match="extraneous") as refused:
+        decode_image(file[:at] + bytes(9) + file[at:])
+    assert refused.value.reason is R.CORRUPT
+
+
+def test_bytes_between_segments_do_not_hide_a_corrupt_picture() -> None:
+    """libjpeg tells of its first warning alone."""
+    file = encode(ramp(200, 300), "JPEG")
+    table, start = file.index(b"\xff\xdb"), file.index(b"\xff\xda") + 400
+    corrupt = file[:start] + b"\xff\xd3" + file[start + 2 :]
+    with pytest.raises(ImageRefused) as refused:
+        decode_image(corrupt[:table] + bytes(4) + corrupt[table:])
+    assert refused.value.reason is R.CORRUPT
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

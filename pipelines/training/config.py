@@ -77,7 +77,8 @@ class TrainConfig:
     ray_address: str | None = None
     """A running Ray cluster; without one, and outside of `ray job submit`, Ray starts on this machine."""
     stall_timeout: float = 1800.0
-    """Seconds without a finished step after which the job gives up rather than hang."""
+    """Seconds without a finished step after which the job gives up rather than hang; hashing and writing models, which
+    may take hours, does not count."""
 
     def __post_init__(self) -> None:
         for name in ("output", "start"):

@@ -37,7 +37,7 @@ class Cursor:
     taken: int = 0
     """Samples that have been taken in all."""
     used: int = 0
-    """Of these, those that were trained on."""
+    """Of these, those that a step took; their images may still have been unreadable."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Of these, those that could not be, by reason."""
 

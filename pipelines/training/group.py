@@ -31,7 +31,7 @@ from pipelines.errors import StalledError, StoppedError
 from pipelines.progress import Progress, duration
 from pipelines.stopping import Stopping
 from pipelines.storage import is_local
-from pipelines.training.calls import Calls, never
+from pipelines.training.calls import LONGEST_S, Calls, never
 from pipelines.training.config import TrainConfig
 from pipelines.training.errors import TrainingStopped
 from pipelines.training.loop import StageWork, run_stage
@@ -47,6 +47,7 @@ class Board:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.measured: list[dict[str, Any]] = []
+        self.beats = 0
         self.stopped: TesseraError | None = None
         self.asked = asyncio.Event()
 
@@ -67,6 +68,10 @@ class Board:
         self.values = dict(values)
         self.measured.append(self.values)
 
+    async def beat(self) -> None:
+        """Take word that the first worker is at work, although no step ends."""
+        self.beats += 1
+
     async def all_measured(self) -> list[dict[str, Any]]:
         """Every step's values that were to be kept."""
         return self.measured
@@ -75,9 +80,9 @@ class Board:
         """Take the reason for which workers stopped."""
         self.stopped = self.stopped or error
 
-    async def read(self) -> tuple[dict[str, Any], TesseraError | None]:
-        """The newest step's values, and why workers stopped, if they did."""
-        return self.values, self.stopped
+    async def read(self) -> tuple[dict[str, Any], TesseraError | None, int]:
+        """The newest step's values; why workers stopped, if they did; and how often they were at work without one."""
+        return self.values, self.stopped, self.beats
 
 
 def run_workers(
@@ -110,7 +115,7 @@ def run_workers(
             train_worker,
             train_loop_config={"works": placed, "board": board, "threads": workers.threads},
             scaling_config=scaling,
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=int(LONGEST_S)),
             run_config=RunConfig(
                 name="train",
                 storage_path=scratch,
@@ -150,13 +155,16 @@ def _fit(
     thread.start()
     bar: Progress | None = None
     shown: tuple[str, int] = ("", 0)
+    heard = 0
     last, told = time.monotonic(), False
     while thread.is_alive():
         thread.join(_POLL_S)
-        values, _ = ray.get(board.read.remote())
+        values, _, beats = ray.get(board.read.remote())
         if stopping.asked and not told:
             told = _pass_on(board, values, say)
         at = (str(values.get("stage", "")), int(values.get("step", 0)))
+        if beats != heard:
+            last, heard = time.monotonic(), beats
         if at == shown:
             if time.monotonic() - last > timeout:
                 raise StalledError(f"no step came back within {duration(timeout)}")
@@ -198,7 +206,11 @@ def train_worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     board, works = config["board"], config["works"]
     first = ray.train.get_context().get_world_rank() == 0
-    calls = Calls(stopping=_listen(board) if first else never, leaving=_Leaving())
+    calls = Calls(
+        stopping=_listen(board) if first else never,
+        leaving=_Leaving(),
+        beat=board.beat.remote if first else None,
+    )
     try:
         for work in works:
             post = board.post if work.measure is None else board.measure

@@ -111,10 +111,11 @@ def run_stage(work: StageWork, device: torch.device, post: Post | None = None, c
     calls = calls or Calls()
     options = work.storage_options
     # The first worker looks, because looking is to hash every file.
-    lacking = from_first(unwritten(work.targets, work.identity, options) if world()[0] == 0 else None)
-    if work.own_model not in lacking:
-        if lacking:
+    with calls.at_work():
+        lacking = from_first(unwritten(work.targets, work.identity, options) if world()[0] == 0 else None)
+        if lacking and work.own_model not in lacking:
             write_again(work.own_model, lacking, options)
+    if work.own_model not in lacking:
         return
     if any(everyone(calls.stopping())):
         raise stopped(work.stage.name, 0, None)
@@ -175,7 +176,8 @@ class _Run:
 
     def train(self) -> None:
         """From the newest checkpoint to the end of the stage."""
-        self._resume()
+        with self.calls.at_work():
+            self._resume()
         if world()[0] == 0:
             self.meter = self._meter()
         steps = self.loader.steps(self.cursor)
@@ -195,15 +197,16 @@ class _Run:
         self.checkpoints.finish()
         self._upload_metrics()
         marker = {"identity": self.work.identity, "step": self.step, **self._state()}
-        finish_stage(
-            self.module,
-            self.base_processor,
-            self.stage,
-            self.work.targets,
-            marker,
-            options=self.work.storage_options,
-            trained=self.work.ends_recipe,
-        )
+        with self.calls.at_work():
+            finish_stage(
+                self.module,
+                self.base_processor,
+                self.stage,
+                self.work.targets,
+                marker,
+                options=self.work.storage_options,
+                trained=self.work.ends_recipe,
+            )
 
     def close(self) -> None:
         """Write what is left of the metrics."""
@@ -377,7 +380,7 @@ class _Run:
             "data_wait": waited / seconds,
             "tflops": flops * world()[1] / seconds / 1e12,
             "seconds": seconds,
-            "samples": self.cursor.used,
+            "samples": self.cursor.used - sum(self.unreadable.values()),
             "rejected": sum(self.cursor.rejected.values()) + sum(self.unreadable.values()),
             "done": self._part(self.step, self.cursor.taken),
         }

@@ -143,12 +143,12 @@ def test_a_plan_says_what_stages_take_and_writes_nothing(folder: Path, tmp_path:
     train(config(folder, tmp_path / "out", stages=("align", "highres"), **settings), said.append)
     assert not (tmp_path / "out").exists()
     assert (said[0], said[2]) == ("stage align", "stage highres")
-    for page in (said[1], said[3]):
+    # 26 rows ten times over, of which a few are missing or cut, and for a frozen language model four have no image
+    for page, (least, most) in ((said[1], (180, 220)), (said[3], (220, 260))):
         values = {name: value.strip() for name, value in (line.split("  ", 1) for line in page.splitlines())}
         assert list(values) == ["samples", "steps", "tokens", "tokens/s", "padding", "time", "device-hours", "cost"]
-        # 26 rows ten times over, of which a few are missing or cut; 6 to a step
         samples = int(values["samples"])
-        assert 220 <= samples < 260
+        assert least <= samples < most
         assert values["steps"] == f"{math.ceil(samples / 6)}, known from 6"
         hours, cost = (float(values[name].split()[0].rstrip(",")) for name in ("device-hours", "cost"))
         assert cost == pytest.approx(3 * hours, rel=0.02)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llava_core.config import ConnectorConfig, Family, ModelConfig, TileConfig, VideoConfig, VisionConfig
 from llava_core.errors import ConfigError
-from llava_core.losses import IGNORE_INDEX
+from llava_core.labels import IGNORE_INDEX
 from llava_core.vision_tower import tower_settings
 
 PATCH_SIZE = 14

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llava_core.config import check_at_least
-
-IGNORE_INDEX = -100
+from llava_core.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,8 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.cli import Say, render_lines
 from pipelines.inference.config import InferenceConfig
@@ -34,28 +35,45 @@ def say_plan(
 ) -> None:
     """Calibrate on a sample and say rows, rates, time left and what it costs."""
     left, least = total_rows(missing), "" if job.exact else "at least "
-    unit = job.spec.inquiry.unit
     sample = sample_works(job.works)
     found = measure_sample(sample, job.spec, workers)
-    rows, seconds = sum(one["rows"] for one in found), max(sum(one["seconds"] for one in found), 1e-9)
-    rejected, tokens = sum(one["rejected"] for one in found), sum(one["tokens"] for one in found)
-    # planned rows on both sides: where only the corpus knows how many come of one, the sample stands for the rest
-    estimate = estimate_seconds([one["seconds"] for one in found], [work.num_rows for work in sample])
-    devices = f"{workers.num_gpus:g} GPUs" if workers.num_gpus else f"{workers.threads} cores"
     lines = {
         "rows in": f"{least}{job.rows_in:,} in {len(job.works):,} fragments, {least}{left:,} rows still to do",
         "workers": f"{workers.num_actors}, each {workers.num_cpus:g} CPUs, {workers.num_gpus:g} GPUs, "
         f"{workers.threads} threads",
+        "sample": "no row in the sample: no estimate",
+    }
+    if any(one["rows"] for one in found):
+        # planned rows on both sides: where only the corpus knows how many come of one, the sample stands for the rest
+        estimate = estimate_seconds([one["seconds"] for one in found], [work.num_rows for work in sample])
+        lines |= _rates(found, job.spec.inquiry.unit, workers, config) | _costs(estimate, left, workers, config)
+    say(render_lines(lines | {"written": "nothing; leave out --plan to start"}))
+
+
+def _rates(
+    found: Sequence[Mapping[str, Any]], unit: str, workers: WorkerPlan, config: InferenceConfig
+) -> dict[str, str]:
+    """What a sample took, as lines."""
+    rows, seconds = sum(one["rows"] for one in found), max(sum(one["seconds"] for one in found), 1e-9)
+    rejected, tokens = sum(one["rejected"] for one in found), sum(one["tokens"] for one in found)
+    return {
         "sample": f"{rows:,} rows, {rejected:,} rejected, {seconds:.1f} s on one worker",
         f"{unit}/s": f"{rows / seconds * workers.num_actors:.2f}",
         "tokens/s": f"{tokens / seconds * workers.num_actors:.1f}",
         "padding": _padding([count for one in found for count in one["prompts"]], config),
+    }
+
+
+def _costs(estimate: Estimate, left: int, workers: WorkerPlan, config: InferenceConfig) -> dict[str, str]:
+    """What the rows that are left would take, as lines."""
+    devices = f"{workers.num_gpus:g} GPUs" if workers.num_gpus else f"{workers.threads} cores"
+    lines = {
         "time for all": "about " + _range(estimate, left / workers.num_actors),
         "device-hours": f"{_hours(estimate, left)} of {devices}",
     }
     if config.price_per_hour is not None:
         lines["cost"] = f"{_hours(estimate, left, config.price_per_hour)}, at {config.price_per_hour:g} a device-hour"
-    say(render_lines(lines | {"written": "nothing; leave out --plan to start"}))
+    return lines
 
 
 def estimate_seconds(seconds: Sequence[float], rows: Sequence[int]) -> Estimate:
@@ -117,7 +135,7 @@ def _hours(estimate: Estimate, rows: int, price: float = 1.0) -> str:
 
 
 def sample_works(works: Sequence[Work]) -> list[Work]:
-    """The heads of a few fragments, evenly spread: at most `SAMPLE_ROWS` rows of the corpus.
+    """The heads of a few fragments, evenly spread: at most `SAMPLE_ROWS` rows of the corpus that are asked about.
 
     More come from some if others are short.
     """
@@ -125,7 +143,7 @@ def sample_works(works: Sequence[Work]) -> list[Work]:
     chosen = [works[place * len(works) // places] for place in range(places)]
     sample, room = [], SAMPLE_ROWS
     # the shortest first, so that what they lack can come from the others
-    for done, work in enumerate(sorted(chosen, key=lambda one: one.fragment.num_rows)):
-        sample.append(work.head(room // (places - done)))
-        room -= sample[-1].fragment.num_rows
+    for done, work in enumerate(sorted(chosen, key=lambda one: len(one.asked))):
+        sample.append(work.head_asked(room // (places - done)))
+        room -= len(sample[-1].asked)
     return [one for one in sample if one.fragment.num_rows]

@@ -160,7 +160,7 @@ class InferenceStage(FragmentStage):
             self.engine.close()
 
     def measure(self, works: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Do work without writing anything, its first row once more beforehand to warm up.
+        """Do work without writing anything, its first row that is asked about once more beforehand to warm up.
 
         Returns:
             For each piece of work: rows, rejected, seconds, tokens (generated), and prompts (tokens of each).
@@ -168,7 +168,7 @@ class InferenceStage(FragmentStage):
         # read beforehand, so that the seconds are the engine's
         sample = [(work, list(self._read(work.fragment))) for work in map(Work.from_json, works)]
         for work, rows in sample[:1]:
-            self._rows(rows[:1], work, Replies())
+            self._rows([row for row in rows if row.index in work.asked][:1], work, Replies())
         # a sample of its own, not what earlier parts of it have answered
         return [self._measured(work, rows, Replies()) for work, rows in sample]
 

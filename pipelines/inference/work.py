@@ -59,6 +59,18 @@ class Work:
         rows = count_rows(questions, fragment) if self.questions else num_rows * self.num_rows // self.fragment.num_rows
         return dataclasses.replace(self, fragment=fragment, questions=questions, num_rows=rows)
 
+    @property
+    def asked(self) -> Sequence[int]:
+        """Rows of the fragment that anything is asked about, as far as the work itself knows."""
+        own = {one.row for one in self.questions}
+        every = not own or None in own
+        return range(self.fragment.num_rows) if every else sorted(row for row in own if row is not None)
+
+    def head_asked(self, num_rows: int) -> Self:
+        """Return the head that just reaches so many rows that anything is asked about."""
+        asked = self.asked[:num_rows]
+        return self.head(asked[-1] + 1 if asked else 0)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes; `from_json` undoes it."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -12,12 +12,13 @@ from llava_core.errors import CheckpointRefused, ConfigError
 from pipelines.cli import parse
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.fragments import make_fragment
-from pipelines.inference import recipes, vllm_environment
+from pipelines.inference import plan, recipes, vllm_environment
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
 from pipelines.inference.plan import sample_works
+from pipelines.inference.questions import Question
 from pipelines.inference.stage import InferenceStage
-from pipelines.inference.work import Work, whole
+from pipelines.inference.work import Work, asking, whole
 from pipelines.row_refs import ObjectRef, RowRef
 from pipelines.runtime import Node, WorkerPlan
 from tests.pipelines.inference.fakes import photo
@@ -239,6 +240,34 @@ def test_a_sample_is_spread_and_fills_up(sizes: list[int], expected: list[int]) 
     assert sorted(one.num_rows for one in found) == sorted(expected)
     if len(sizes) == 8:
         assert [one.fragment.row_uri(0) for one in found] == ["/0/0.jpg", "/2/0.jpg", "/4/0.jpg", "/6/0.jpg"]
+
+
+def test_a_sample_reaches_the_rows_that_are_asked_about() -> None:
+    """Two questions each about rows 70 to 94 of a hundred: all that there are, of a head that just holds them."""
+    questions = [Question(question_id=f"{at}", text="Who?", row=at // 2) for at in range(140, 190)]
+    (found,) = sample_works([asking(work("a", 100).fragment, questions)])
+    assert (found.num_rows, found.fragment.num_rows) == (50, 95)
+    # of 8 rows each from four, the short one gives what it has: 3; then 29 are left for three
+    some = [work("b", 3), *(asking(work(name, 100).fragment, questions) for name in "cde")]
+    assert [(one.num_rows, one.fragment.num_rows) for one in sample_works(some)] == [
+        (3, 3),
+        (18, 79),
+        (20, 80),
+        (20, 80),
+    ]
+
+
+def test_a_plan_whose_sample_makes_no_row_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.jpg").write_bytes(photo(20, 30))
+    settings = config(tmp_path / "in", price_per_hour=2.0)
+    empty = {"rows": 0, "rejected": 0, "seconds": 0.02, "tokens": 0, "prompts": []}
+    monkeypatch.setattr(plan, "measure_sample", lambda *_: [empty])
+    said: list[str] = []
+    job = freeze(settings)
+    workers = WorkerPlan(num_actors=1, num_cpus=1, num_gpus=0, threads=1)
+    plan.say_plan(job, job.works, workers, settings, said.append)
+    assert "no row in the sample: no estimate" in said[0] and "time for all" not in said[0] and "cost" not in said[0]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -35,6 +36,8 @@ COUNTED: Mapping[str, str] = {
 }
 """What histograms are drawn of, with its name."""
 _READ = ("uid", "uri", "fragment_id", "text", "finish_reason", "mean_logprob", *list(COUNTED)[:3])
+_FILE = "__filename"
+"""Arrow's name for the file that a row is in."""
 Row = dict[str, Any]
 
 
@@ -117,12 +120,13 @@ def collect_figures(spec: StageSpec, works: Sequence[str], started: str) -> RunF
     figures = RunFigures()
     if table is None:
         return figures
+    # by file, because a fragment has several where its rows were made again, and a compacted file has several of these
     tokens: dict[str, list[int]] = {}
     names = [*_READ, *spec.inquiry.shown_columns]
     names += [name for name in ("question_id", "answer_valid") if name in spec.inquiry.schema.names]
-    for row in _rows(table, spec, "ok", list(dict.fromkeys(names)), works):
+    for row in _rows(table, spec, "ok", [*dict.fromkeys(names), _FILE], works):
+        sums = tokens.setdefault(PurePosixPath(row.pop(_FILE)).name, [0, 0])
         take_reply(figures, row)
-        sums = tokens.setdefault(row["fragment_id"], [0, 0])
         sums[0] += row["num_prompt_tokens"]
         sums[1] += row["num_output_tokens"]
     names = ["uid", "uri", "fragment_id", "error", "error_detail"]
@@ -222,12 +226,11 @@ def _rows(table: DeltaTable, spec: StageSpec, status: str, columns: list[str], w
 
 
 def _commits(table: DeltaTable, run_id: str, tokens: Mapping[str, Sequence[int]]) -> list[tuple[float, int, int, int]]:
-    """When a run's files came into the log, with their rows and tokens."""
+    """When a run's files came into the log, with their rows and tokens; `tokens` are by the file's name."""
     found = []
     for file in accounts.files(table):
         if file["min.run_id"] == file["max.run_id"] == run_id:
-            ok = file["partition.status"] == "ok"
-            prompt, new = tokens.get(file["min.fragment_id"], (0, 0)) if ok else (0, 0)
+            prompt, new = tokens.get(PurePosixPath(file["path"]).name, (0, 0))
             found.append((file["modification_time"] / 1000, file["num_records"], prompt, new))
     return found
 

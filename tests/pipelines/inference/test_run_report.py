@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 
 from llava_core.engine.types import Request, Result
+from pipelines import tables
 from pipelines.accounts import counts
+from pipelines.corpus import read_fragment
 from pipelines.inference import run_report
 from pipelines.inference.faults import Fault, faults_of, repeated_share
 from pipelines.inference.job import InferenceJob
+from pipelines.inference.retry import rejected_works
+from pipelines.inference.rows import generate_rows
 from pipelines.inference.run_report import RunFigures, Sample, bins_of, collect_figures, take_reply, throughput
 from pipelines.inference.run_report_page import write_run_report
-from tests.pipelines.inference.fakes import EchoEngine
+from pipelines.parts import write_fragment
+from schemas.caption import CAPTION
+from tests.pipelines.inference.fakes import EchoEngine, FakeDecoder
 from tests.pipelines.inference.page_cases import commit, photos_job
 from tests.pipelines.page_cases import HOSTILE, parsed
 
@@ -146,6 +152,32 @@ def test_the_page_shows_a_run_and_other_runs_are_left_out(job: InferenceJob) -> 
     # 7 of faults, 9 of confidence; the broken one has none
     assert len(pictures) == 16 and page.count("no picture can be had") == 1
     assert page == _again(job, uri, totals, started)
+
+
+def test_tokens_of_a_fragment_whose_rows_were_made_again_count_once(tmp_path: Path) -> None:
+    class Fickle(EchoEngine):
+        def generate(self, requests: Sequence[Request]) -> list[Result]:
+            """Refuses number 4."""
+            found = super().generate(requests)
+            return [
+                Result(request_id=one.request_id, error="CORRUPT") if len(one.token_ids) == 5 else one for one in found
+            ]
+
+    job = photos_job(tmp_path, Fickle)
+    spec, place = job.spec, {"table_uri": job.spec.table_uri, "run_id": job.run_id}
+    for again in rejected_works(job):
+        rows = list(read_fragment(again.fragment, settings=spec.corpus))
+        numbers = {row.uid: int(Path(row.uri).stem) for row in rows}
+        made = generate_rows(rows, EchoEngine(numbers), FakeDecoder(), spec.settings, spec.inquiry, again)
+        receipt = write_fragment(made, CAPTION, fragment_id=again.work_id, **place)
+        expected = {again.work_id: len(again.only)}
+        tables.amend(spec.table_uri, [receipt], run_id=job.run_id, expected=expected, schema=CAPTION)
+    assert counts(spec.table_uri, job.run_id).ok == 9
+    moments = collect_figures(spec, [work.work_id for work in job.works], "").moments
+    width = 2 * moments[0].seconds
+    # prompts of 100 to 108 tokens, replies of 1 to 9
+    assert sum(one.prompt_tokens for one in moments) * width == pytest.approx(936)
+    assert sum(one.new_tokens for one in moments) * width == pytest.approx(45)
 
 
 def _again(job: InferenceJob, uri: str, totals: Any, started: str) -> str:

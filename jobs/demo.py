@@ -14,6 +14,7 @@ import polars as pl
 from pipelines import cli
 from pipelines.inference import recipes
 from pipelines.inference.flow import run_job
+from pipelines.inference.job import freeze
 from pipelines.synthetic.showcase import drawings, photos
 
 ROOT = Path("out/demo")
@@ -30,12 +31,14 @@ def main() -> int:
         if not (folder / name).exists() or (folder / name).read_bytes() != data:
             (folder / name).write_bytes(data)
     config = recipes.demo(images=str(folder), output=str(ROOT / "captions"))
-    code = cli.run(lambda: run_job(config, say))
-    captions = pl.read_delta(str(ROOT / "captions"), columns=["uri", "text", "status"]).sort("uri")
-    for row in captions.to_dicts():
+    if code := cli.run(lambda: run_job(config, say)):
+        return code
+    captions = pl.read_delta(str(ROOT / "captions"), columns=["uri", "text", "status", "run_id"])
+    # of this run alone: a model that has changed since leaves another's captions in the table
+    for row in captions.filter(pl.col("run_id") == freeze(config).run_id).sort("uri").to_dicts():
         if row["status"] == "ok" and Path(row["uri"]).name in drawn:
             say(f"{Path(row['uri']).name:14} {' '.join(row['text'].split())}")
-    return code
+    return 0
 
 
 if __name__ == "__main__":

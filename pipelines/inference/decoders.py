@@ -52,10 +52,10 @@ class Decoders:
         """For each image, in order, uint8[H, W, 3] or why it was refused."""
         return self._shared(self._pixels, files, lambda sandbox, part: sandbox.decode(part))
 
-    def details(self, files: Sequence[bytes]) -> list[int]:
-        """For each image, in order, `lost_detail`; 0 for one that is refused."""
+    def details(self, files: Sequence[bytes]) -> list[int | None]:
+        """For each image, in order, `lost_detail`; None for one that is refused."""
         found = self._shared(self._details, files, lambda sandbox, part: sandbox.run(part))
-        return [0 if isinstance(one, ImageRefused) else int(one.values["detail"]) for one in found]
+        return [None if isinstance(one, ImageRefused) else int(one.values["detail"]) for one in found]
 
     def close(self) -> None:
         """End the processes."""

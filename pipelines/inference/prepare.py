@@ -44,8 +44,8 @@ class Decoder(Protocol):
         """For each image, in order, uint8[H, W, 3] or why it was refused."""
         ...
 
-    def details(self, files: Sequence[bytes]) -> Sequence[int]:
-        """For each image, in order, `lost_detail`; 0 for one that is refused."""
+    def details(self, files: Sequence[bytes]) -> Sequence[int | None]:
+        """For each image, in order, `lost_detail`; None for one that is refused."""
         ...
 
 
@@ -202,9 +202,16 @@ def _choose_tiles(window: Sequence[_Row], decoder: Decoder, settings: RunSetting
     details = iter(decoder.details(files))
     looks = []
     for one in window:
+        own = [next(details) for _ in one.sizes]
+        if None in own:
+            # the row will be rejected, and what it does not spend is not for others to
+            looks.append(Look((), 0))
+            continue
         # detail is a mean over pixels: an image of twice the area has twice as much of it to lose
-        detail = sum(next(details) * size.height * size.width // 1000 for size in one.sizes)
-        looks.append(Look(one.sizes, detail))
+        areas = (size.height * size.width for size in one.sizes)
+        looks.append(
+            Look(one.sizes, sum((detail or 0) * area // 1000 for detail, area in zip(own, areas, strict=True)))
+        )
     bounds = spend(looks, settings.config, settings.visual_budget, _settled(settings))
     for one, bound in zip(window, bounds, strict=True):
         one.bound = bound

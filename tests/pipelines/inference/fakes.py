@@ -69,9 +69,11 @@ class FakeDecoder:
         """One answer for each file, in order."""
         return [self._decode(data) for data in files]
 
-    def details(self, files: Sequence[bytes]) -> list[int]:
-        """The length of a file stands for its detail."""
-        return [len(data) for data in files]
+    def details(self, files: Sequence[bytes]) -> list[int | None]:
+        """The length of a file stands for its detail; a PNG without its end is refused."""
+        return [
+            None if data[:4] == b"\x89PNG" and not data.endswith(b"IEND\xaeB`\x82") else len(data) for data in files
+        ]
 
     def _decode(self, data: bytes) -> Any:
         if data == b"bad" or data.startswith(b"image "):

@@ -118,6 +118,18 @@ def test_a_run_under_a_budget_records_what_each_row_was_given(monkeypatch: pytes
     assert [sent[f"uid{at}/0"] for at in range(8)] == bounds
 
 
+def test_what_is_refused_leaves_no_share_of_the_budget_to_others() -> None:
+    """One whole image, one cut off, and a row of both: there is budget for one image, which is not enough for tiles."""
+    whole = photo(112, 112, seed=1, encoding="PNG")
+    cut = whole[: len(whole) // 2]
+    rows = [corpus_row(at, images=images) for at, images in enumerate([(whole,), (cut,), (whole, cut)])]
+    budget = (_tokens((112, 112), 0) + _tokens((112, 112))) // 2
+    settings = run_settings(resolution="high", visual_budget=budget)
+    table = generate_rows(rows, EchoEngine(), FakeDecoder(), settings, CaptionInquiry(prompt="?"), work_of())
+    assert table["status"].to_pylist() == ["ok", "rejected", "rejected"]
+    assert _tokens((112, 112), table["max_tiles"][0].as_py()) <= budget
+
+
 def test_decoders_share_images_and_keep_their_order() -> None:
     files = [photo(30 + at, 60 - at, seed=at) for at in range(7)]
     files[3] = hostile(files[3], "crash")
@@ -132,7 +144,8 @@ def test_decoders_share_images_and_keep_their_order() -> None:
     assert [getattr(one, "shape", None) for one in found] == [
         None if at == 3 else (30 + at, 60 - at, 3) for at in range(7)
     ]
-    assert [detail > 0 for detail in details] == [at != 3 for at in range(7)]
+    assert [detail is not None and detail > 0 for detail in details] == [at != 3 for at in range(7)]
+    assert details[3] is None
 
 
 def test_work_that_is_done_again_leaves_out_what_was_fine() -> None:

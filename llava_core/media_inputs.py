@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from llava_core.color import to_rgb
+from llava_core.decoder_guard import refusing_what_fails
 from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
 from llava_core.images import decode_image
 from llava_core.video import sample_frames
@@ -32,8 +33,8 @@ def load_image(image: ImageInput) -> NDArray[np.uint8]:
         uint8[H, W, 3], RGB.
 
     Raises:
-        ImageRefused: bytes that `decode_image` refuses; UNSUPPORTED_MODE for pixels that are not uint8;
-            BAD_DIMENSIONS for another shape.
+        ImageRefused: bytes that `decode_image` refuses, a PIL image that cannot be read; UNSUPPORTED_MODE for pixels
+            that are not uint8; BAD_DIMENSIONS for another shape.
 
     Example:
         >>> load_image(np.zeros((2, 5), np.uint8)).shape
@@ -57,9 +58,11 @@ def load_image(image: ImageInput) -> NDArray[np.uint8]:
 
 
 def _from_pil(image: PILImage.Image) -> NDArray[np.uint8]:
-    if image.mode in ("RGB", "L"):
-        return _checked(np.asarray(image))
-    return np.asarray(to_rgb(image))
+    # An image that was only opened is decoded here.
+    with refusing_what_fails(image.format or "PIL"):
+        if image.mode in ("RGB", "L"):
+            return _checked(np.asarray(image))
+        return np.asarray(to_rgb(image))
 
 
 def _checked(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from llava_core.decoder_guard import refusing_what_fails
 from llava_core.errors import ImageReason, ImageRefused
 from llava_core.geometry import Size
-from llava_core.image_headers import DecodeLimits
+from llava_core.image_formats import sniff_format
+from llava_core.image_headers import DecodeLimits, check_limits
 from pipelines.child import Buffer
 from pipelines.decoder_process import Decoder
 from pipelines.sandbox import Sandbox, SandboxSettings
@@ -65,7 +67,7 @@ def shrink(
     except ImageRefused as refused:
         if not options["broken"] or refused.reason != ImageReason.TRUNCATED:
             raise
-        pixels = _what_there_is(data, refused)
+        pixels = _what_there_is(data, limits)
     image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     file = io.BytesIO()
@@ -73,14 +75,15 @@ def shrink(
     return {}, file.getvalue()
 
 
-def _what_there_is(data: bytes, refused: ImageRefused) -> NDArray[np.uint8]:
-    """The pixels of an image that is cut off, grey where there are none; its header has been read, so it is no bomb."""
+def _what_there_is(data: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
+    """The pixels of an image that is cut off, grey where there are none; its size has to be within the limits."""
+    name = sniff_format(data)
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with refusing_what_fails(name), Image.open(io.BytesIO(data), formats=[name]) as image:
+            # A header that ends too soon was refused as such, before its size was looked at.
+            check_limits(Size(image.height, image.width), limits)
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise refused from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 

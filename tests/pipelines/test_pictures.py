@@ -1,11 +1,16 @@
 """Thumbnails are small and upright, and what is wrong with an image is its own affair."""
 
 import io
+import struct
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageFile
 
-from pipelines.pictures import thumbnails
+from llava_core.errors import ImageReason, ImageRefused
+from llava_core.image_headers import DEFAULT_LIMITS
+from llava_core.images import decode_image
+from pipelines.pictures import shrink, thumbnails
 from pipelines.sandbox import SandboxSettings
 from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import photo
@@ -35,3 +40,18 @@ def test_of_an_image_that_is_cut_off_there_is_as_much_as_there_is() -> None:
     # the photo grows brighter from top to bottom; what is missing is all of one grey
     assert np.ptp(pixels[-6:]) < 12 < np.ptp(pixels[:20])
     assert thumbnails([b"\xff\xd8\xff\xe0 no more"], broken=True) == [None]
+
+
+@pytest.mark.parametrize(("height", "width"), [(65000, 65000), (13000, 13000), (100, 6000)])
+def test_what_is_cut_off_within_its_header_is_no_way_round_the_limits(height: int, width: int) -> None:
+    """Such an image is refused as cut off before its size is looked at."""
+    whole = photo(160, 120, encoding="JPEG")
+    frame, scan = whole.index(b"\xff\xc0"), whole.index(b"\xff\xda")
+    cut = whole[: frame + 5] + struct.pack(">HH", height, width) + whole[frame + 9 : scan]
+    with pytest.raises(ImageRefused) as refused:
+        decode_image(cut)
+    assert refused.value.reason is ImageReason.TRUNCATED
+    with pytest.raises(ImageRefused) as refused:
+        shrink(cut, DEFAULT_LIMITS, decode_image, {"side": 80, "broken": True})
+    assert refused.value.reason is (ImageReason.ASPECT if height == 100 else ImageReason.BOMB)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES

@@ -14,8 +14,7 @@ from llava_core.config import ModelConfig, plan_tiles
 from llava_core.errors import PromptReason, PromptRefused
 from llava_core.geometry import Size
 from llava_core.media_inputs import load_image, load_video
-from llava_core.resampling import resample
-from llava_core.tiling import tile_image
+from llava_core.tiling import squash_frames, tile_image
 from llava_core.video import num_video_tokens
 
 
@@ -86,6 +85,4 @@ class MediaLoader:
 
     def _tile_video(self, video: Any) -> Tensor:
         """uint8[F, 3, S, S] of a video, each frame squashed to one tile."""
-        side = self.config.tiles.tile_size
-        frames = load_video(video, self.config.video.max_frames)
-        return torch.stack([torch.from_numpy(resample(frame, Size(side, side))).permute(2, 0, 1) for frame in frames])
+        return squash_frames(load_video(video, self.config.video.max_frames), self.config.tiles.tile_size)

@@ -92,6 +92,19 @@ def base_tile(
     return resized[box.top : box.bottom, box.left : box.right]
 
 
+def squash_frames(frames: NDArray[np.uint8], side: int) -> torch.Tensor:
+    """Make each frame of a video one square tile, whatever images are padded or cut to.
+
+    Args:
+        frames: uint8[F, H, W, 3].
+        side: S, pixels.
+
+    Returns:
+        uint8[F, 3, S, S].
+    """
+    return torch.stack([_channels_first(resample(frame, Size(side, side))) for frame in frames])
+
+
 def _channels_first(image: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
 

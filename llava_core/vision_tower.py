@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, SiglipVisionConfig, SiglipVisionModel
@@ -162,8 +163,14 @@ class DynamicImageProcessor(nn.Module):
         """
         from llava_core.tiling import tile_image
 
-        arrays = [np.ascontiguousarray(_to_uint8(image).permute(1, 2, 0).cpu().numpy()) for image in images]
+        arrays = [_channels_last(image) for image in images]
         return torch.cat([tile_image(a, plan, self.tiles) for a, plan in zip(arrays, plans, strict=True)])
+
+    def squash(self, frames: Tensor) -> Tensor:
+        """Make each frame one tile; [N, 3, H, W], uint8 or float in 0..1, to uint8[N, 3, S, S]."""
+        from llava_core.tiling import squash_frames
+
+        return squash_frames(_channels_last(frames), self.tiles.tile_size)
 
     def unused_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that no feature depends on: layers beyond the selected one, final norm, pooling head.
@@ -209,6 +216,11 @@ def _layers_to_run(vision: VisionConfig) -> int:
     if not 0 <= index <= total:
         raise ConfigError(f"vision.select_layer is {vision.select_layer}; the tower has {total} layers")
     return index
+
+
+def _channels_last(images: Tensor) -> NDArray[np.uint8]:
+    """uint8[..., H, W, 3] of uint8 or float[..., 3, H, W]."""
+    return np.ascontiguousarray(_to_uint8(images).movedim(-3, -1).cpu().numpy())
 
 
 def _to_uint8(image: Tensor) -> Tensor:

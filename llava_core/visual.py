@@ -109,10 +109,7 @@ class VisualEncoder(nn.Module):
 
     def tile_frames(self, frames: Tensor) -> Tensor:
         """Squash whole frames into tiles; [B, F, 3, H, W], uint8 or float in 0..1, to uint8[B, F, 3, S, S]."""
-        plan = plan_grid(Size(*frames.shape[-2:]), Size(0, 0), self.config)
-        flat = list(frames.flatten(0, 1))
-        tiles = self.image_processor.plan_and_tile(flat, [plan] * len(flat))
-        return torch.unflatten(tiles, 0, tuple(frames.shape[:2]))
+        return torch.unflatten(self.image_processor.squash(frames.flatten(0, 1)), 0, tuple(frames.shape[:2]))
 
     def encode_images(
         self,

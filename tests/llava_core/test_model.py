@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from llava_core.config import ConnectorConfig, ModelConfig, TileConfig, VideoConfig, plan_tiles
@@ -171,6 +173,16 @@ def test_video_with_every_option_of_the_document() -> None:
     assert not torch.allclose(encoded[0].view(3, 17, 48)[1], swapped[0].view(3, 17, 48)[0], atol=1e-3)
     ids = torch.tensor([[1, *[VIDEO_TOKEN] * 51, 3]])
     assert model(input_ids=ids, pixel_values_videos=frames[:1]).logits.shape == (1, 53, 96)
+
+
+@pytest.mark.parametrize("config", [ONEVISION, NEXT])
+def test_frames_are_squashed_as_the_processor_does(config: ModelConfig) -> None:
+    """OneVision pads an image that stands alone, but no frame."""
+    frames = np.random.default_rng(3).integers(0, 256, (2, 3, 61, 90, 3), dtype=np.uint8)
+    tiles = build(config).tile_frames(torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
+    assert tiles.shape == (2, 3, 3, TILE, TILE)
+    expected = Image.fromarray(frames[1, 2]).resize((TILE, TILE), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(tiles[1, 2].permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
 def test_connector_options_reach_the_features() -> None:

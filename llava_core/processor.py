@@ -216,6 +216,7 @@ class LLaVAProcessor:
         padding: bool | str = True,
         padding_side: PaddingSide = "left",
         max_length: int | None = None,
+        truncation: bool = False,
         max_tiles: int | None = None,
     ) -> BatchFeature:
         """Tokenise finished prompts and tile their images, as transformers' processors do.
@@ -228,6 +229,7 @@ class LLaVAProcessor:
             padding: True or "longest"; False only where all prompts are of one length, or without tensors.
             padding_side: "left" for generation, "right" for training.
             max_length: most tokens of a prompt; longer is refused, never cut.
+            truncation: False; a cut could go through an image's tokens.
             max_tiles: as in `plan_tiles`.
 
         Returns:
@@ -244,6 +246,8 @@ class LLaVAProcessor:
             raise ConfigError(
                 f"return_tensors={return_tensors!r}, padding={padding!r}; expected 'pt' or None, and a bool"
             )
+        if truncation:
+            raise ConfigError(f"truncation={truncation!r}: prompts are never cut; max_length refuses longer ones")
         if text is None:
             raise ConfigError('text is missing: pass prompts, with "<image>" where an image stands')
         texts = [self._canonical(one) for one in ([text] if isinstance(text, str) else text)]
@@ -287,6 +291,8 @@ class LLaVAProcessor:
         conversation: Any,
         add_generation_prompt: bool = True,
         tokenize: bool = False,
+        return_dict: bool = True,
+        return_tensors: str = "pt",
     ) -> Any:
         """Write conversations as the checkpoint's template has them.
 
@@ -297,13 +303,18 @@ class LLaVAProcessor:
             conversation: messages (`Message`, or transformers' dicts), or a list of such conversations.
             add_generation_prompt: end with the opening of an answer.
             tokenize: return model inputs; images are then taken from the dicts' "image" entries.
+            return_dict: True: model inputs are a batch.
+            return_tensors: "pt".
 
         Returns:
             A string for a conversation, a list for a list; with `tokenize` a batch, as from `collate`.
 
         Raises:
             PromptRefused: see `render`.
+            ConfigError: an argument outside its choices.
         """
+        if tokenize and (not return_dict or return_tensors != "pt"):
+            raise ConfigError(f"return_dict={return_dict!r}, return_tensors={return_tensors!r}; expected True and 'pt'")
         many = bool(conversation) and isinstance(conversation[0], list | tuple)
         conversations = list(conversation) if many else [conversation]
         if tokenize:

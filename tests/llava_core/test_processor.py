@@ -223,7 +223,13 @@ def test_padding_and_tensors() -> None:
     assert right["attention_mask"][0].tolist() == [1] * count + [0] * (right["input_ids"].shape[1] - count)
     assert processor(text="One.", padding=False)["input_ids"].shape == (1, count)
     assert isinstance(processor(text="One.", return_tensors=None)["input_ids"], list)
-    for wrong in ({"padding": False}, {"return_tensors": "np"}, {"padding": "max_length"}, {"padding_side": "up"}):
+    for wrong in (
+        {"padding": False},
+        {"return_tensors": "np"},
+        {"padding": "max_length"},
+        {"padding_side": "up"},
+        {"truncation": True},
+    ):
         with pytest.raises(ConfigError):
             processor(text=["One.", "Two, three."], **wrong)
     with pytest.raises(ConfigError, match="text is missing"):
@@ -477,6 +483,12 @@ def test_chat_template_in_transformers_form() -> None:
     batch = processor.apply_chat_template([messages], tokenize=True)
     assert torch.equal(batch["input_ids"][0], processor.encode(ask("What?"), [image]).input_ids)
     assert len(batch["pixel_values"]) == 5
+    # as transformers' pages call it
+    settings = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    assert torch.equal(processor.apply_chat_template(messages, **settings)["input_ids"], batch["input_ids"])
+    for wrong in ({"return_dict": False}, {"return_tensors": "np"}):
+        with pytest.raises(ConfigError, match="expected True and 'pt'"):
+            processor.apply_chat_template(messages, **settings | wrong)
 
 
 def test_decoding() -> None:

@@ -15,12 +15,12 @@ from PIL import Image
 from llava_core.checkpoints.fresh import fresh_config, word_tokenizer
 from llava_core.errors import ConfigError
 from llava_core.geometry import Size, fit_inside, padding_inside, select_canvas
-from pipelines.synthetic.drawing import Drawing, Kind, Split
+from pipelines.synthetic.drawing import Drawing, Kind, Split, Thing
 from pipelines.synthetic.drawn import DrawnConfig, draw_one, write_drawn
 from pipelines.synthetic.edges import PINPOINTS, TILE, depth, tile_edges
 from pipelines.synthetic.lettering import CHARACTERS, is_held_out, make_word
 from pipelines.synthetic.receipts import FIELDS, QUESTIONS
-from pipelines.synthetic.scenes import COLOURS, NUMBERS, RELATIONS
+from pipelines.synthetic.scenes import COLOURS, NUMBERS, RELATIONS, _relation
 from pipelines.synthetic.source import ROWS_PER_UNIT, Drawings
 
 KINDS: tuple[Kind, ...] = ("scene", "receipt", "sign", "chart")
@@ -97,6 +97,15 @@ def test_answers_about_scenes_follow_from_the_scene() -> None:
                 truth["below"] = a.y > b.y
                 assert turn.answer == ("yes" if truth[relation] else "no"), (first, second)
     assert 0.4 < asked["yes"] / sum(asked.values()) < 0.6
+
+
+def test_shapes_close_together_on_the_slant_are_asked_for_by_where_they_are_most_apart() -> None:
+    """Small shapes may be less than 14 pixels apart either way; otherwise such a way is never asked for."""
+    near, low = Thing("star", "red", "small", 40, 30), Thing("cross", "blue", "small", 52, 43.5)
+    far = Thing("cross", "blue", "small", 53, 60)
+    for seed in range(20):
+        assert any(f" {word} the " in _relation(Random(seed), (near, low)).question for word in ("above", "below"))
+        assert any(f" {word} the " in _relation(Random(seed), (near, far)).question for word in ("above", "below"))
 
 
 def test_a_receipts_fields_are_as_printed_and_no_line_is_cut_by_a_tile_edge() -> None:

@@ -1,7 +1,6 @@
 """What a header must not hide: whole tiles, more scans, thumbnails, and parts without end."""
 
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -103,11 +102,10 @@ def test_headers_of_too_many_parts_are_refused(kind: str, monkeypatch: pytest.Mo
     assert reason_of(endless(kind, 1001)) is R.TIMEOUT
 
 
-@pytest.mark.parametrize("filler", [b"\xff", b"\xff\x00", b"\xff\x01"])
-def test_bytes_that_are_no_segments_are_passed_over_at_once(filler: bytes) -> None:
-    """One byte after the other, 12 MB took more than a second."""
-    file = encode(ramp(), "JPEG")
-    stuffed = file[:2] + filler * (12_000_000 // len(filler)) + with_segment(file, 0xE1, exif(6))[2:]
-    start = time.process_time()
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\x00", b"\xff\x01", b"\xff\xd3"])
+def test_what_is_no_segment_is_passed_over(filler: bytes) -> None:
+    """Fill bytes, a zero after one, and markers without a length, ahead of an orientation that turns the picture."""
+    file = with_segment(encode(ramp(), "JPEG"), 0xE1, exif(6))
+    stuffed = file[:2] + filler * 3000 + file[2:]
     assert read_header(stuffed).size == (40, 24)
-    assert time.process_time() - start < 0.8
+    np.testing.assert_array_equal(decode_image(stuffed), decode_image(file))

@@ -5,8 +5,9 @@ as before, and works on up to eight rows at a time; values are the same but for 
 
     rows[R, K] · weight[N, K]ᵀ    becomes    (weight[N, K] · rows[R, K]ᵀ)ᵀ
 
-Measured on two cores (AMD EPYC), all products of one token of a language model of 512 × 8 with its head of 32,064: for
-2, 4, 8, 16 and 32 rows 30, 44, 55, 60 and 75 ms before; 13, 13, 21, 37 and 51 after.
+`benchmarks/few_rows.py` measures both. On two cores (AMD EPYC), all products of one token of a language model of
+512 × 8 with its head of 32,064, for 2, 4, 8, 16 and 32 rows: 31, 42, 49, 58 and 78 ms as usual; 16, 17, 25, 39 and 61
+so.
 
 What this does *not* do: attention (`attention`); products of a tower, whose rows are many, and of quantised layers.
 """
@@ -21,9 +22,6 @@ MOST_ROWS = 64
 """From some hundred rows on, the usual product is as fast and leaves its result in the order that layers read."""
 ROWS_AT_ONCE = 8
 """So many share one reading of the weight; between this and twice as many, two readings are faster (measured)."""
-
-LARGE_WEIGHT = 1 << 19
-"""Elements. One row alone reads a larger weight more slowly than two rows do; a smaller one is in the caches."""
 
 
 def speed_up_few_rows(model: nn.Module) -> None:
@@ -41,13 +39,10 @@ def speed_up_few_rows(model: nn.Module) -> None:
 def _forward(layer: nn.Linear, hidden: Tensor) -> Tensor:
     """float[..., K] to float[..., N]."""
     count = hidden.numel() // layer.in_features
-    alone = count == 1
-    if not 0 < count <= MOST_ROWS or (alone and layer.weight.numel() < LARGE_WEIGHT):
+    if not 1 < count <= MOST_ROWS:  # one row alone is a product of another kind, and fast
         return linear(hidden, layer.weight, layer.bias)
     rows = hidden.reshape(count, -1)
-    if alone:
-        out = _turned(layer.weight, rows.repeat(2, 1))[:1]
-    elif ROWS_AT_ONCE < count < 2 * ROWS_AT_ONCE:
+    if ROWS_AT_ONCE < count < 2 * ROWS_AT_ONCE:
         out = torch.cat([_turned(layer.weight, part) for part in torch.split(rows, ROWS_AT_ONCE)])
     else:
         out = _turned(layer.weight, rows)

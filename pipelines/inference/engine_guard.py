@@ -42,7 +42,8 @@ START_SECONDS = 1800.0
 FACTORY = "pipelines.inference.engine_loading:load_engine"
 """What makes engines."""
 Pictures = tuple[int, ...]
-"""What a request's images are told from others by, while it is held: requests about one image share it."""
+"""What a request's images are told from others by, while it is held: requests about one image share it; empty without
+images, which tells nothing."""
 _SECRETS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 
 
@@ -154,7 +155,8 @@ class EngineGuard:
         )
         detail = f"the engine: {death.detail}, alone and {ALONE_TRIES} times"
         result = Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
-        self._blamed.setdefault(_pictures(request), []).append(result)
+        if pictures := _pictures(request):
+            self._blamed.setdefault(pictures, []).append(result)
         return result
 
     def _given_up(self, request: Request) -> Result | None:

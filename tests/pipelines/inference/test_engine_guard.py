@@ -159,6 +159,23 @@ def test_a_question_that_ends_the_engine_does_not_speak_for_its_image(guard: Eng
     assert seen == [["plain"], ["r1"], ["r2"], ["plain"], ["r4"]]
 
 
+def test_requests_without_images_share_no_blame(guard: EngineGuard) -> None:
+    """Of five the first two end the engine, one after the other; the others are served."""
+    asked = [dataclasses.replace(request(at), images=()) for at in range(5)]
+
+    def calling(requests: list[Request]) -> list[Result]:
+        if {"r0", "r1"} & {one.request_id for one in requests}:
+            raise Died(ImageReason.DECODER_CRASH, "it crashed")
+        return [Result(request_id=one.request_id, text="well") for one in requests]
+
+    guard._call = calling  # type: ignore[method-assign,assignment]
+    try:
+        results = guard.generate(asked)
+    finally:
+        del guard._call
+    assert [one.error for one in results] == ["DECODER_CRASH", "DECODER_CRASH", None, None, None]
+
+
 def test_whoever_waits_hears_of_steps_ends_and_starts() -> None:
     heard: list[float] = []
     made = EngineGuard(SPEC, lambda: heard.append(time.monotonic()))

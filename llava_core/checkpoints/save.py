@@ -87,6 +87,10 @@ def save_model(
 def check_layout(config: ModelConfig, layout: Layout) -> None:
     """Find out whether a layout can say a model, before there are weights to write.
 
+    Args:
+        config: the model's.
+        layout: "hf", "original" or "own".
+
     Raises:
         CheckpointRefused: NOT_EXPRESSIBLE, as `save_model` would.
     """

@@ -55,22 +55,17 @@ def tokens_per_pass(intermediate_size: int, device: torch.device, dtype: torch.d
     return max(LEAST_CPU_TOKENS, CPU_PASS_BYTES // (intermediate_size * dtype.itemsize))
 
 
-def kv_bytes_for(context_bytes: int, device: torch.device) -> int:
+def kv_bytes_for(device: torch.device) -> int:
     """How many bytes of keys and values there may be.
 
     Args:
-        context_bytes: of one request that is as long as the language model takes.
-        device: that it runs on, with its weights in place.
-
-    Returns:
-        Room for that one request at least.
+        device: that the language model runs on, with its weights in place.
 
     Example:
-        >>> kv_bytes_for(5 << 30, torch.device("cpu")) >> 30
-        5
+        >>> kv_bytes_for(torch.device("cpu")) >> 30
+        4
     """
-    room = CPU_KV_BYTES
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        room = int(free * ACCELERATOR_KV_SHARE)
-    return max(room, context_bytes)
+    if device.type != "cuda":
+        return CPU_KV_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * ACCELERATOR_KV_SHARE)

@@ -6,8 +6,8 @@ as before, and works on up to eight rows at a time; values are the same but for 
     rows[R, K] · weight[N, K]ᵀ    becomes    (weight[N, K] · rows[R, K]ᵀ)ᵀ
 
 `benchmarks/few_rows.py` measures both. On two cores (AMD EPYC), all products of one token of a language model of
-512 × 8 with its head of 32,064, for 2, 4, 8, 16 and 32 rows: 31, 42, 49, 58 and 78 ms as usual; 16, 17, 25, 39 and 61
-so.
+512 × 8 with its head of 32,064 take 31, 42, 49, 58 and 78 ms as usual for 2, 4, 8, 16 and 32 rows; with the operands
+in each other's places 16, 17, 25, 39 and 61.
 
 What this does *not* do: attention (`attention`); products of a tower, whose rows are many, and of quantised layers.
 """

@@ -98,22 +98,24 @@ class KVBudget:
     Args:
         shape: of one token.
         limit_bytes: most bytes of keys and values at any time.
+        alone_bytes: the same of one request that nothing else runs beside, if that is more.
     """
 
-    def __init__(self, shape: KVShape, limit_bytes: int) -> None:
+    def __init__(self, shape: KVShape, limit_bytes: int, alone_bytes: int = 0) -> None:
         self.shape = shape
         self.limit_bytes = limit_bytes
+        self.alone_bytes = max(limit_bytes, alone_bytes)
         self.used_bytes = 0
         self._room_bytes = limit_bytes
 
     def fits(self, num_tokens: int) -> bool:
         """Whether this many more tokens fit now."""
-        room = self._room_bytes if self.used_bytes else self.limit_bytes
+        room = self._room_bytes if self.used_bytes else self.alone_bytes
         return self.used_bytes + num_tokens * self.shape.bytes_per_token <= room
 
     def ever_fits(self, num_tokens: int) -> bool:
         """Whether they would fit if nothing else were there."""
-        return num_tokens * self.shape.bytes_per_token <= self.limit_bytes
+        return num_tokens * self.shape.bytes_per_token <= self.alone_bytes
 
     def learn(self) -> None:
         """Note that the device has no room for more beside what is counted now, until `clear`.

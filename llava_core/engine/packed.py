@@ -47,8 +47,8 @@ log = logging.getLogger(__name__)
 
 PASSES_PER_LANE = 2
 """How many passes over prompts are admitted at once, so that lanes end at about the same time."""
-LEAST_ENTERING = 4
-"""No more than one in so many places of a batch stays empty until others are."""
+ENTERING_SHARE = 4
+"""New requests wait for each other until one in so many places of a batch is empty, and no longer."""
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """What torch's allocator for the CPU, the CUDA driver, and cuBLAS and its kin say, by no class of their own."""
 LEAST_SHARED_TOKENS = 16
@@ -65,7 +65,8 @@ class PackedEngine:
         device: where the model runs; None leaves it where it is.
         tile_budget: most tiles in one pass of the tower; None for what suits the device (`budgets`).
         prefill_tokens: most tokens in one pass over prompts, a longer one taking several; None likewise.
-        kv_bytes: most bytes of keys and values at any time, for which requests wait; None likewise.
+        kv_bytes: most bytes of keys and values at any time, for which requests wait; None likewise, and one request
+            alone may then be as long as the language model takes.
         feature_cache_bytes: image features kept for images that come again.
         share_prefixes: whether requests about the same images share the beginning of their prompts.
         deterministic: a result does not depend on what else is asked, to the last bit: every request runs alone and
@@ -101,15 +102,16 @@ class PackedEngine:
             tile_budget = tiles_per_pass(model.config, model.device, model.dtype)
         if prefill_tokens is None:
             prefill_tokens = tokens_per_pass(text.intermediate_size, model.device, model.dtype)
+        alone_bytes = 0
         if kv_bytes is None:
-            kv_bytes = kv_bytes_for(text.max_position_embeddings * shape.bytes_per_token, model.device)
+            kv_bytes, alone_bytes = kv_bytes_for(model.device), text.max_position_embeddings * shape.bytes_per_token
         budgets = {"batch_size": batch_size, "tile_budget": tile_budget, "prefill_tokens": prefill_tokens}
         for name, value in (budgets | {"kv_bytes": kv_bytes}).items():
             check_at_least("engine", name, value, 1)
         self.processor = processor
         self.ladder = Ladder(Budgets(1 if deterministic else batch_size, tile_budget, prefill_tokens))
         self.share_prefixes = share_prefixes and not deterministic
-        self.budget = KVBudget(shape, kv_bytes)
+        self.budget = KVBudget(shape, kv_bytes, alone_bytes)
         self.features = FeatureCache(feature_cache_bytes)
         self._lanes = Lanes(self.model.device)
         self._runner = Runner(self.model, processor, self.features, self._lanes)
@@ -161,7 +163,7 @@ class PackedEngine:
         batch_size = self.ladder.now.batch_size
         tokens, most_tokens = 0, self.ladder.now.prefill_tokens * self._lanes.count * PASSES_PER_LANE
         # prompts come in as many at once as there are lanes to prefill them, but a batch does not run empty for it
-        together = min(self._lanes.count, max(1, batch_size // LEAST_ENTERING))
+        together = min(self._lanes.count, max(1, batch_size // ENTERING_SHARE))
         if num_running and batch_size - num_running < together:
             return admitted
         while waiting and num_running + len(admitted) < batch_size and tokens < most_tokens:
@@ -198,7 +200,7 @@ class PackedEngine:
         if self.budget.ever_fits(sequence.needed_tokens):
             self._step_down([sequence], [], waiting, results)  # the budget has room for it, the device has not
             return
-        room = self.budget.limit_bytes // self.budget.shape.bytes_per_token
+        room = self.budget.alone_bytes // self.budget.shape.bytes_per_token
         detail = f"needs room for {sequence.needed_tokens} tokens; the engine's kv_bytes hold {room}"
         self._undo(sequence)
         self._settle(sequence, refused(sequence.request, PromptRefused(PromptReason.TOO_LONG, detail)), results)

@@ -2,8 +2,8 @@
 
 vLLM tiles images by itself, by the checkpoint's own settings, so a request cannot bound its tiles; log-probabilities
 are those before temperature and penalties; a repetition penalty counts the prompt's tokens too; it says nothing of yes
-and no. What this does *not* do: recover from what
-vLLM raises over one request, which ends all of a call: whoever holds the engine splits the call and tries again.
+and no. What this does *not* do: recover from what vLLM raises over one request, which ends all of a call: whoever holds
+the engine splits the call and tries again.
 
 Source: vllm 0.33.0, `entrypoints/llm.py`, `sampling_params.py`, `outputs.py`.
 """

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from llava_core.engine import PackedEngine, ReferenceEngine, Request, SamplingConfig, runner
+from llava_core.engine import packed as packed_engine
 from llava_core.engine.kv import SequenceCache
 from llava_core.engine.ladder import Budgets, Ladder
 from llava_core.engine.packed import fits
-from llava_core.errors import ImageReason
+from llava_core.errors import ImageReason, PromptReason
 from tests.small_engine import MODEL, PROCESSOR, assert_same, photo, requests_of_every_kind
 
 
@@ -202,6 +203,25 @@ def test_a_prefix_whose_requests_wait_makes_room() -> None:
     engine = PackedEngine(MODEL, PROCESSOR, batch_size=2, kv_bytes=room)
     engine._runner.decode = failing(engine._runner.decode, {3})  # type: ignore[method-assign]
     assert_same(engine.generate(requests), expected)
+
+
+def test_a_request_alone_may_be_as_long_as_the_model_takes_and_several_together_keep_to_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = many(3)
+    needed = [r.num_prompt_tokens + r.num_image_tokens for r in PackedEngine(MODEL, PROCESSOR).generate(requests)]
+    per_token = PackedEngine(MODEL, PROCESSOR).budget.shape.bytes_per_token
+    monkeypatch.setattr(packed_engine, "kv_bytes_for", lambda _: max(needed) // 2 * per_token)
+    engine = PackedEngine(MODEL, PROCESSOR)
+    rows: list[int] = []
+    decode = engine._runner.decode
+    engine._runner.decode = lambda running: (rows.append(len(running)), decode(running))[1]  # type: ignore
+    assert [result.error for result in engine.generate(requests)] == [None] * 3
+    assert set(rows) == {1}
+    context = MODEL.language_model.config.max_position_embeddings
+    assert engine.budget.ever_fits(context) and not engine.budget.ever_fits(context + 1)
+    given = PackedEngine(MODEL, PROCESSOR, kv_bytes=max(needed) // 2 * per_token)
+    assert {result.error for result in given.generate(requests)} == {PromptReason.TOO_LONG}
 
 
 def test_budgets_come_back_with_the_last_of_those_that_failed_beside_the_one_at_fault() -> None:

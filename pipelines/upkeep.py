@@ -4,7 +4,6 @@ What this does *not* do: the everyday commit, in `tables`.
 """
 
 import re
-import time
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
@@ -13,8 +12,9 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from llava_core.errors import ConfigError
 from pipelines.errors import TableError
-from pipelines.parts import PARTITION, Receipt, check_id
+from pipelines.parts import Receipt, check_id
 from pipelines.storage import StorageOptions, filesystem, join_uri
+from pipelines.table_files import remove_action
 from pipelines.tables import (
     WHOLE_TABLE,
     CommitReport,
@@ -185,15 +185,13 @@ def _others(
     table: DeltaTable, run_id: str, stay: set[str], added: set[str]
 ) -> tuple[list[AddAction | RemoveAction], list[str]]:
     """Remove-actions for all files but those of some fragments and those that are added; and whose files they are."""
-    now_ms = int(time.time() * 1000)
     gone: list[AddAction | RemoveAction] = []
     names: set[str] = set()
     for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
         run, first, last = file["min.run_id"], file["min.fragment_id"], file["max.fragment_id"]
         stays = run == run_id == file["max.run_id"] and first == last and first in stay
         if not stays and file["path"] not in added:
-            partition = {PARTITION: file[f"partition.{PARTITION}"]}
-            gone.append(RemoveAction(file["path"], True, now_ms, file["size_bytes"], partition))
+            gone.append(remove_action(file))
             names.add(str(first))
     return gone, sorted(names)
 

@@ -20,7 +20,7 @@ from llava_core.errors import ConfigError
 from pipelines.corpus_entries import Entries, Entry
 from pipelines.corpus_files import is_side_file, owned_json, plan_files, read_files
 from pipelines.corpus_json import plan_json, read_json
-from pipelines.corpus_listing import Listing, list_source
+from pipelines.corpus_listing import Listing, is_folder, list_source
 from pipelines.corpus_parquet import plan_parquet, read_parquet
 from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusColumns, CorpusKind, CorpusSettings
 from pipelines.corpus_sources import StorageOptions, is_local
@@ -81,10 +81,11 @@ def _planned(
     left = limit
     seen: set[str] = set()
     for source in inputs:
-        listing = list_source(source, storage_options)
+        parts = _split_by_kind(list_source(source, storage_options), settings)
         if len(inputs) > 1:
-            listing = _without(listing, seen)
-        for fragment in _plan_listing(listing, columns, settings, storage_options, limit is not None):
+            # only of what is read: what one input leaves out, as of another kind, the next one may name
+            parts = [(kind, _without(part, seen)) for kind, part in parts]
+        for fragment in _plan_parts(parts, columns, settings, storage_options, limit is not None):
             if left is not None and left <= 0:
                 return
             cut = fragment if left is None else fragment.head(left)
@@ -130,7 +131,7 @@ def rows_table(rows: Iterable[CorpusRow]) -> pa.Table:
 
 
 def _without(listing: Listing, seen: set[str]) -> Listing:
-    """Return the listing without the files of earlier inputs, and note its own."""
+    """Return the files that a reader gets without those of earlier inputs, and note them."""
     new = Entries(entry for entry in listing.entries if entry.ref.uri not in seen)
     if len(new) < len(listing.entries):
         logger.warning("%s: %d files were named before; read once", listing.source, len(listing.entries) - len(new))
@@ -149,11 +150,15 @@ def file_kind(name: str) -> CorpusKind:
     return next((kind for extension, kind in _EXTENSIONS.items() if lower.endswith(extension)), "files")
 
 
-def _plan_listing(
-    listing: Listing, columns: CorpusColumns, settings: CorpusSettings, options: StorageOptions, lazy: bool
+def _plan_parts(
+    parts: Iterable[tuple[CorpusKind, Listing]],
+    columns: CorpusColumns,
+    settings: CorpusSettings,
+    options: StorageOptions,
+    lazy: bool,
 ) -> Iterator[Fragment]:
     """Plan the files of one input, in order; remote containers several at once, unless only the first are needed."""
-    for kind, part in _split_by_kind(listing, settings):
+    for kind, part in parts:
         if kind == "files":
             yield from plan_files(part, settings)
         else:
@@ -187,32 +192,39 @@ def _plan_container(
 
 def _split_by_kind(listing: Listing, settings: CorpusSettings) -> list[tuple[CorpusKind, Listing]]:
     """Decide which reader reads which of the files; one reader for a folder, by extension for named files."""
-    groups: dict[CorpusKind, list[str]] = {"parquet": [], "tar": [], "json": [], "files": []}
+    some: dict[CorpusKind, list[str]] = {"parquet": [], "tar": [], "json": [], "files": []}
     counts: Counter[CorpusKind] = Counter()
     owned = owned_json(listing.entries)
     for name in listing.entries.names():
         kind = file_kind(name)
-        if kind == "files" and is_side_file(name) and not listing.explicit:
+        is_side = name in owned or (kind == "files" and is_side_file(name) and not listing.explicit)
+        if is_side or is_folder(name):
             continue
-        if kind != "json" or name not in owned:
-            counts[kind] += 1
-            if kind != "files" or counts[kind] <= _NAMED:
-                groups[kind].append(name)
+        counts[kind] += 1
+        if counts[kind] <= _NAMED:
+            some[kind].append(PurePosixPath(name).name)
     if settings.kind != "auto":
         wanted: list[CorpusKind] = [settings.kind]
     elif listing.explicit:
-        wanted = [kind for kind in groups if counts[kind]]
+        wanted = [kind for kind in some if counts[kind]] or ["files"]
     else:
         order: tuple[CorpusKind, ...] = ("parquet", "tar", "files", "json")
         wanted = [next((kind for kind in order if counts[kind]), "files")]
-    for kind, names in groups.items():
+    for kind, names in some.items():
         if names and kind not in wanted:
-            some = ", ".join(PurePosixPath(name).name for name in names[:_NAMED])
             message = "%s is read as %s; not read: %d of kind %s (%s…)"
-            logger.warning(message, listing.source, wanted[0], counts[kind], kind, some)
-    # Images need the side files around them; containers are only themselves.
-    return [(kind, listing if kind == "files" else _only(listing, frozenset(groups[kind]))) for kind in wanted]
+            logger.warning(message, listing.source, wanted[0], counts[kind], kind, ", ".join(names))
+    if wanted == ["files"] and counts.total() == counts["files"]:
+        return [("files", listing)]
+    return [(kind, _only(listing, kind, owned, folders=kind == wanted[0])) for kind in wanted]
 
 
-def _only(listing: Listing, names: frozenset[str]) -> Listing:
-    return dataclasses.replace(listing, entries=Entries(entry for entry in listing.entries if entry.name in names))
+def _only(listing: Listing, kind: CorpusKind, owned: frozenset[str], *, folders: bool) -> Listing:
+    """Return the files of one reader, images with the side files around them, and folders that may not be read."""
+
+    def is_mine(name: str) -> bool:
+        if is_folder(name):
+            return folders
+        return ("files" if name in owned else file_kind(name)) == kind
+
+    return dataclasses.replace(listing, entries=Entries(entry for entry in listing.entries if is_mine(entry.name)))

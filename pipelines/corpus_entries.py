@@ -38,7 +38,7 @@ class Entry:
     ref: ObjectRef
     """The file; size 0 and no version where it is refused."""
     name: str
-    """Path relative to the listing's root, with forward slashes."""
+    """Path relative to the listing's root, with forward slashes; a folder that may not be read has one at its end."""
     error: str | None = None
     """Why it must not be opened."""
     error_detail: str | None = None

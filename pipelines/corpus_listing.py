@@ -63,6 +63,16 @@ def list_source(source: str, options: StorageOptions = None) -> Listing:
     return listing
 
 
+def is_folder(name: str) -> bool:
+    """Whether an entry stands for a folder that may not be read; all others are files.
+
+    Example:
+        >>> is_folder("a/images/"), is_folder("a/images")
+        (True, False)
+    """
+    return name.endswith("/")
+
+
 def check_entry(entry: Entry) -> None:
     """Raise `CorpusRefused` for what the listing found wrong with a file."""
     if entry.error:
@@ -133,7 +143,7 @@ def _walk(folder: str, root: str) -> Iterator[Entry]:
             try:
                 open_folders.append(_children(child[:-1], root))
             except PermissionError as error:
-                yield _unreadable(child[:-1], root, error)
+                yield _unreadable(child, root, error)
         else:
             yield from _local_entry(child, root, real_root)
 
@@ -184,9 +194,10 @@ def _local_entry(path: str, root: str, real_root: str) -> Iterator[Entry]:
 
 
 def _unreadable(path: str, root: str, error: OSError) -> Entry:
+    """Return the entry of what may not be read; a folder's name keeps its slash, with which it is in its place."""
     logger.warning("%s may not be read: %s", _printable(path), error.strerror)
     name = path.removeprefix(root.rstrip("/") + "/")
-    return _refused(path, name, CorpusReason.UNREADABLE, f"{_printable(path)}: {error.strerror}")
+    return _refused(path.rstrip("/"), name, CorpusReason.UNREADABLE, f"{_printable(path)}: {error.strerror}")
 
 
 def _printable(path: str) -> str:

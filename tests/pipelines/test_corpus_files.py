@@ -12,7 +12,7 @@ from pipelines.corpus import plan_corpus, read_fragment, rows_table
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.fragments import InputChanged
 from schemas.corpus import CORPUS
-from tests.pipelines.corpus_cases import image, read_all
+from tests.pipelines.corpus_cases import image, member, read_all, write_tar
 
 
 def _write(root: Path, files: dict[str, bytes]) -> Path:
@@ -191,6 +191,80 @@ def test_a_folder_without_permission_is_a_row_and_as_input_is_refused(
     monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("/b"))
     with pytest.raises(ConfigError, match="no permission to read the folder"):
         plan_corpus([str(root / "b")])
+
+
+def _forbid(monkeypatch: pytest.MonkeyPatch, *folders: str) -> None:
+    """Let folders whose paths end so be ones that may not be read, whoever runs the tests."""
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith(folders):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_without_permission_is_in_its_place_among_names_that_begin_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blank, "-" and "." sort before the slash, "0" after it; a name like a side file's hides no folder."""
+    names = ("d/1.jpg", "d (1).jpg", "d-2/1.jpg", "d.jpg", "d0.jpg", "notes.txt/1.jpg")
+    root = _write(tmp_path, {name: image(at) for at, name in enumerate(names)})
+    _forbid(monkeypatch, "/d", "/notes.txt")
+    expected = [
+        ("d (1).jpg", None),
+        ("d-2/1.jpg", None),
+        ("d.jpg", None),
+        ("d", "UNREADABLE"),
+        ("d0.jpg", None),
+        ("notes.txt", "UNREADABLE"),
+    ]
+    for pattern in (root, root / "*"):
+        assert [(str(Path(row.uri).relative_to(root)), row.error) for row in read_all(pattern)] == expected
+
+
+def test_a_folder_without_permission_is_a_row_whatever_the_files_around_it_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among tars; beside records, whose images it may hold; and alone."""
+    _forbid(monkeypatch, "/closed", "/b.parquet")
+    tars = _write(tmp_path / "tars", {"closed/2.tar": b""})
+    write_tar(tars / "1.tar", [member("1.jpg", image(1))])
+    assert [(Path(row.uri).name, row.error) for row in read_all(tars)] == [
+        ("1.tar#1", None),
+        ("closed", "UNREADABLE"),
+    ]
+    records = _write(tmp_path / "records", {"rows.jsonl": b'{"text": "a"}\n', "closed/1.jpg": image(1)})
+    assert [row.error for row in read_all(records)] == ["UNREADABLE", "MISSING_PART"]
+    alone = _write(tmp_path / "alone", {"b.parquet/0.parquet": b""})
+    for pattern in (alone, alone / "*"):
+        assert [row.error for row in read_all(pattern)] == ["UNREADABLE"]
+
+
+def test_what_one_input_leaves_out_as_of_another_kind_the_next_one_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = _write(tmp_path, {f"images/{at}.jpg": image(at) for at in range(3)})
+    _write(root, {"images/1.json": b'{"width": 7}', "images/2.txt": b"two", "images/all.json": b'[{"text": "b"}]'})
+    write_tar(root / "x.tar", [member("9.jpg", image(9))])
+    images = ["0.jpg", "1.jpg", "2.jpg"]
+    for second in (root / "images", f"{root}/images/*.jpg", root / "images/../images"):
+        caplog.clear()
+        rows = read_all(root, second)
+        assert [Path(row.uri).name for row in rows] == ["x.tar#9", *images]
+        assert not [record for record in caplog.messages if "named before" in record]
+    assert [row.metadata for row in read_all(root, root / "images")] == ["{}", "{}", '{"width":7}', "{}"]
+    # the same input again is of the kind that it was, and what belongs to an image is no input of its own
+    assert [Path(row.uri).name for row in read_all(root, root)] == ["x.tar#9"]
+    assert [Path(row.uri).name for row in read_all(root / "images", root / "images/*.json")] == [*images, "all.json#0"]
+    caplog.clear()
+    assert [Path(row.uri).name for row in read_all(root / "images/1.jpg", root / "images")] == [
+        "1.jpg",
+        "0.jpg",
+        "2.jpg",
+    ]
+    assert [record for record in caplog.messages if "1 files were named before" in record]
 
 
 def test_inputs_may_be_globs_files_and_urls_and_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,18 +51,18 @@ def findable_name(name: str, folder: Path) -> str:
     """What a worker, in another folder or on another machine, finds the same checkpoint by.
 
     Args:
-        name: that `resolve_model` was given.
+        name: that `resolve_model` was given; or the URI of a folder, of which it was given a copy.
         folder: that it returned.
 
     Returns:
-        "tiny"; the absolute path of a local folder; `owner/model@commit` of the files that the hub gave, so that a
-        branch that moves meanwhile changes nothing.
+        "tiny" or the URI, as they are; the absolute path of a local folder; `owner/model@commit` of the files that the
+        hub gave, so that a branch that moves meanwhile changes nothing.
 
     Example:
         >>> findable_name("owner/model@main", Path("/cache/models--owner--model/snapshots/4f8a"))
         'owner/model@4f8a'
     """
-    if name == EMBEDDED:
+    if name == EMBEDDED or "://" in name:
         return name
     return str(folder.absolute()) if Path(name).is_dir() else f"{name.partition('@')[0]}@{folder.name}"
 

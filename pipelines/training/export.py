@@ -25,6 +25,7 @@ from llava_core.checkpoints.load import load_model
 from llava_core.config import ModelConfig
 from llava_core.model import LLaVANeXT, model_class
 from llava_core.processor import LLaVAProcessor
+from pipelines.models import local_model
 from pipelines.storage import StorageOptions, filesystem, is_local, join_uri, local_path, read_json, write_json
 from pipelines.training.checkpoint import COMPLETE, files_fault
 from pipelines.training.distributed import barrier, whole, world
@@ -138,25 +139,14 @@ def unwritten(targets: Mapping[str, Layout], identity: str, options: StorageOpti
     return found
 
 
-def fetch_model(source: str, options: StorageOptions | None = None) -> str:
-    """A local folder of a model, or its name where it is neither a URI nor a folder of ours."""
-    if is_local(source):
-        return source
-    folder = tempfile.mkdtemp(prefix="model-")
-    store, place = filesystem(source, options)
-    for path in store.ls(place, detail=False):
-        store.get_file(path, f"{folder}/{path.rsplit('/', 1)[-1]}")
-    return folder
-
-
 def open_model(source: str, options: StorageOptions | None = None) -> tuple[LLaVANeXT, LLaVAProcessor]:
     """Load a model and its processor, from a folder, a URI or a name; `fresh:SEED` makes a new one."""
     kind, _, seed = source.partition(":")
     if kind == FRESH:
         model = new_model(int(seed or 0))
         return model.eval(), LLaVAProcessor(word_tokenizer(), model.config)
-    folder = fetch_model(source, options)
-    return load_model(folder), LLaVAProcessor.from_pretrained(folder)
+    with local_model(source, options) as name:
+        return load_model(name), LLaVAProcessor.from_pretrained(name)
 
 
 def finish_stage(

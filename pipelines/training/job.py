@@ -15,9 +15,10 @@ from llava_core.checkpoints.fresh import fresh_config
 from llava_core.config import ModelConfig
 from llava_core.errors import CheckpointReason, CheckpointRefused, ConfigError
 from pipelines import record
+from pipelines.models import local_model
 from pipelines.storage import absolute_uri, filesystem, is_local, join_uri, local_path, read_json, storage_options
 from pipelines.training.config import TrainConfig
-from pipelines.training.export import fetch_model, unwritten
+from pipelines.training.export import unwritten
 from pipelines.training.loop import StageWork
 from pipelines.training.recipes import FRESH
 from pipelines.training.sources import SourceIndex, index_inputs, is_class
@@ -112,13 +113,12 @@ def _beginning(config: TrainConfig, options: dict[str, str]) -> tuple[str, str, 
     """What the first stage loads, what names its content, and its settings."""
     if config.start == FRESH:
         return f"{FRESH}:{config.seed}", f"{FRESH}:{config.seed}", fresh_config()
-    start = fetch_model(config.start, options) if "://" in config.start else config.start
-    folder = resolve_model(start)
-    model = read_config(folder)
-    if model.text is None:
-        raise ConfigError(f"{config.start} has no language model; training needs one")
-    name = config.start if "://" in config.start else findable_name(config.start, folder)
-    return name, revision(folder), model
+    with local_model(config.start, options) as name:
+        folder = resolve_model(name)
+        model = read_config(folder)
+        if model.text is None:
+            raise ConfigError(f"{config.start} has no language model; training needs one")
+        return findable_name(config.start, folder), revision(folder), model
 
 
 def layout_of(model: ModelConfig, asked: Layout | None) -> Layout:

@@ -1,13 +1,18 @@
 """A job before any cluster work: which layout is written, which folders are its own, what is another run."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from llava_core.errors import CheckpointRefused, ConfigError
 from pipelines.training.config import TrainConfig
+from pipelines.training.export import open_model
 from pipelines.training.flow import write_record
 from pipelines.training.job import TrainJob, check_record, remove_changed, settle
 from tests.pipelines.training import cases
@@ -32,6 +37,24 @@ def test_the_layout_is_one_that_can_say_the_model(folder: Path, tmp_path: Path) 
     # before three stages are trained, not after
     with pytest.raises(CheckpointRefused, match=r'layout "hf" .*stem_vision_model.*write layout "own"'):
         settle(dataclasses.replace(default, layout="hf"))
+
+
+def test_a_model_in_a_store_is_the_same_run_and_leaves_no_copy(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.filesystem("memory").put(f"{folder}/untrained/", "/begin/", recursive=True)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    here, there = (settle(config(folder, tmp_path, model=m)) for m in (f"{folder}/untrained", "memory://begin"))
+    assert [work.identity for work in there.works] == [work.identity for work in here.works]
+    assert there.works[0].model == "memory://begin"
+    # as a worker does, at the beginning of each stage
+    model, processor = open_model("memory://begin")
+    wanted = load_file(folder / "untrained/model.safetensors")
+    found = model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert processor.tokenizer("What?").input_ids
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def written(job: TrainJob) -> list[Path]:

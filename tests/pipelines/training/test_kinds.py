@@ -15,10 +15,11 @@ from transformers import LlavaNextForConditionalGeneration
 
 from llava_core.checkpoints.load import load_model
 from llava_core.losses import language_loss
+from pipelines.models import local_model
 from pipelines.storage import filesystem
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.errors import TrainingStopped
-from pipelines.training.export import fetch_model, read_marker, unwritten
+from pipelines.training.export import read_marker, unwritten
 from pipelines.training.loader import encode
 from pipelines.training.loop import StageWork, run_stage
 from pipelines.training.stages import LoraConfig, Stage
@@ -253,11 +254,13 @@ def test_an_output_in_a_store_is_that_of_a_disk_and_goes_on_from_there(
     wanted = load_file(f"{local.own_model}/model.safetensors")
 
     def check() -> None:
-        tensors = load_file(f"{fetch_model(remote.own_model, s3_bucket.delta_options)}/model.safetensors")
+        with local_model(remote.own_model, s3_bucket.delta_options) as copy:
+            tensors = load_file(f"{copy}/model.safetensors")
         assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
 
     check()
-    theirs = from_transformers(fetch_model(exported, s3_bucket.delta_options))
+    with local_model(exported, s3_bucket.delta_options) as copy:
+        theirs = from_transformers(copy)
     assert theirs.keys() == from_transformers(tmp_path / "hf").keys()
     # without its model, the stage goes on from its newest checkpoint, on a worker that has nothing of it
     store.rm(f"{root}/model", recursive=True)

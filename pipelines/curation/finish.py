@@ -1,6 +1,7 @@
 """What surrounds the work of a run: its record, other runs' rows, and the closing table."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from pipelines import accounts, record, tables, upkeep
@@ -8,8 +9,10 @@ from pipelines.accounts import Counts, check_accounts
 from pipelines.cli import Accounts, Say, render_accounts
 from pipelines.curation.decisions import Decided
 from pipelines.curation.job import CurateJob
+from pipelines.curation.probe_stage import ProbeSpec
 from pipelines.curation.select_stage import selection_counts
 from pipelines.errors import AccountingError
+from pipelines.fragments import Fragment, total_rows
 from pipelines.record import RunRecord
 from pipelines.storage import is_local, join_uri
 
@@ -24,8 +27,8 @@ def is_settled(job: CurateJob) -> bool:
         return False
     if job.config.overwrite and other_runs(job):
         return False
-    # a call with other settings may have replaced these since
-    return earlier.settings.get("runs") == _replaced_by(job)
+    # a call with other settings may have replaced these since, and a person may have taken measurements out
+    return earlier.settings.get("runs") == _replaced_by(job) and _is_measured(job)
 
 
 def say_settled(job: CurateJob, say: Say) -> None:
@@ -44,16 +47,17 @@ def finish(job: CurateJob, decided: Decided, *, new_rows: int, seconds: float, s
     Raises:
         AccountingError: rows in are not rows out.
     """
-    for other in sorted(other_runs(job)) if job.config.overwrite else ():
-        upkeep.overwrite(job.table("scores"), run_id=other, storage_options=job.options)
-        say(f"run {other} was taken out (--overwrite); older versions of the table still show it")
     counts = dict(decided.counts)
+    passed = "pass" if job.config.select.rules.missing == "keep" else "fail"
     for reason, rows in decided.unmeasured.items():
-        say(f"{rows:,} rows have no value for {reason}, so they pass it")
+        say(f"{rows:,} rows have no value for {reason}, so they {passed} it")
     written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
     for code, rows in written.rejected.items():
         say(f"{rows:,} kept rows cannot be trained on, and are rejected in shards: {code}")
     faults = _faults(job, decided, written)
+    for other in sorted(other_runs(job)) if job.config.overwrite and not faults else ():
+        upkeep.overwrite(job.table("scores"), run_id=other, storage_options=job.options)
+        say(f"run {other} was taken out (--overwrite); older versions of the table still show it")
     _write_record(job, status="failed" if faults else "complete", counts=counts)
     _close(job, counts, new_rows=new_rows, seconds=seconds, say=say)
     if faults:
@@ -78,10 +82,28 @@ def _replaced_by(job: CurateJob) -> dict[str, list[str] | None]:
     return {name: _runs(job, name) for name in TABLES if name != "scores"}
 
 
+def _is_measured(job: CurateJob) -> bool:
+    """Whether every row has been probed, those of evaluation images among them."""
+    probed = [(job.probe, job.fragments)]
+    probed += [(job.reference_probe, job.references)] if job.references else []
+    return all(
+        tables.open_table(spec.table_uri, job.options) is not None
+        and _rows_of(spec, fragments).rows == total_rows(fragments)
+        for spec, fragments in probed
+    )
+
+
+def _rows_of(spec: ProbeSpec, fragments: Sequence[Fragment]) -> Counts:
+    """What a table of the probe holds of some fragments."""
+    names = {fragment.fragment_id for fragment in fragments}
+    return accounts.counts(
+        spec.table_uri, spec.settings.run_id, fragment_ids=names, storage_options=spec.storage_options
+    )
+
+
 def _faults(job: CurateJob, decided: Decided, written: Counts) -> list[str]:
     """What does not add up."""
-    names = {fragment.fragment_id for fragment in job.fragments}
-    probed = accounts.counts(job.table("scores"), job.run_id, fragment_ids=names, storage_options=job.options)
+    probed = _rows_of(job.probe, job.fragments)
     kept = decided.counts.get(KEPT, 0)
     faults = []
     if probed.rows != job.rows_in or decided.rows != job.rows_in:

@@ -1,12 +1,19 @@
 """Rows of `scores` and `clusters` that the tests of selecting, sharding and reporting share."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.curation.probe_stage import ProbeSpec
+from pipelines.fragments import Fragment
+from pipelines.parts import write_fragment
+from pipelines.tables import commit
 from schemas.cluster import CLUSTER
 from schemas.score import SCORE
 
+NOTHING: Mapping[int, str] = MappingProxyType({})
 GOOD: dict[str, Any] = {
     "source": "web",
     "fragment_id": "f0",
@@ -77,3 +84,39 @@ def clusters(table: pa.Table, **roles: tuple[str, str, str]) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=CLUSTER)
+
+
+def probed(
+    fragment: Fragment, run_id: str, *, rejected: Mapping[int, str] = NOTHING, only: Sequence[int] = ()
+) -> pa.Table:
+    """SCORE of a fragment as a probe would write it, measured at nothing: some rows rejected, or only some rows."""
+    rows = [
+        {
+            "uid": fragment.row_uid(index),
+            "uri": fragment.row_uri(index),
+            "fragment_id": fragment.fragment_id,
+            "row_index": index,
+            "run_id": run_id,
+            "status": "rejected" if index in rejected else "ok",
+            "error": rejected.get(index),
+            "source": "web",
+        }
+        for index in only or range(fragment.num_rows)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCORE)
+
+
+def put(fragments: Iterable[Fragment], spec: ProbeSpec, *, rejected: Mapping[int, str] = NOTHING) -> None:
+    """Commit fragments as a probe does, the same rows of each rejected."""
+    run_id = spec.settings.run_id
+    receipts = [
+        write_fragment(
+            probed(one, run_id, rejected=rejected),
+            SCORE,
+            table_uri=spec.table_uri,
+            fragment_id=one.fragment_id,
+            run_id=run_id,
+        )
+        for one in fragments
+    ]
+    commit(spec.table_uri, receipts, run_id=run_id, schema=SCORE)

@@ -132,7 +132,7 @@ def prepare_chunks(
         found: list[_Row] = []
         for row in window:
             asked = inquiry.ask(row, [*questions.get(None, ()), *questions.get(row.index, ())])
-            kept = _wanted(asked, work.wanted(row.uid, row.index))
+            kept = _wanted(asked, work.wanted(row.uri))
             own = [Prepared(place + number, row, one) for number, one in enumerate(kept)]
             place += len(own)
             found.append(_Row(row, own, _sizes(row) if own else ()))

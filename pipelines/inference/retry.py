@@ -21,16 +21,16 @@ def rejected_works(job: InferenceJob) -> list[Work]:
     if table is None:
         return []
     has_questions = "question_id" in spec.inquiry.schema.names
-    columns = ["uid", "fragment_id", *(["question_id"] if has_questions else [])]
+    columns = ["uri", "fragment_id", *(["question_id"] if has_questions else [])]
     wanted = (ds.field("run_id") == job.run_id) & (ds.field("status") == "rejected")
     found: dict[str, list[tuple[str, str]]] = {}
     for batch in dataset(table).to_batches(columns=columns, filter=wanted):
         for row in batch.to_pylist():
-            found.setdefault(row["fragment_id"], []).append((row["uid"], row.get("question_id", "")))
+            found.setdefault(row["fragment_id"], []).append((row["uri"], row.get("question_id", "")))
     return [narrowed(work, found[work.work_id]) for work in job.works if work.work_id in found]
 
 
 def narrowed(work: Work, rows: Sequence[tuple[str, str]]) -> Work:
-    """Return work that makes only some rows of the table, by uid and question."""
+    """Return work that makes only some rows of the table, by uri and question."""
     exact = all(question for _, question in rows) or work.exact
     return dataclasses.replace(work, only=tuple(sorted(rows)), num_rows=len(rows), exact=exact)

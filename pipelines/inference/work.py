@@ -31,7 +31,7 @@ class Work:
     questions: tuple[Question, ...] = ()
     """Questions of these rows alone; none where the run asks every row the same."""
     only: tuple[tuple[str, str], ...] = ()
-    """(uid, question_id) of the table's rows that are made again, the id empty for all of a row; all rows if empty."""
+    """(uri, question_id) of the table's rows that are made again, the id empty for all of a row; all rows if empty."""
     known: Known = NOTHING_KNOWN
     """Rows of the fragment that the table holds already, under a fragment that has since gained or lost a file."""
 
@@ -40,15 +40,12 @@ class Work:
         """Rows of the table, about, that are taken over."""
         return len(self.known.indices) * self.num_rows // max(1, self.fragment.num_rows)
 
-    def wanted(self, uid: str, index: int) -> frozenset[str] | None:
+    def wanted(self, uri: str) -> frozenset[str] | None:
         """Return the questions of a row that are made again, "" for all of the row; None where every row is made.
 
-        A row that could not be read was named by its place, whatever column names it now.
+        A row is known by its place: a column that names uids may name two rows alike, and none that cannot be read.
         """
-        if not self.only:
-            return None
-        names = (uid, self.fragment.row_uid(index))
-        return frozenset(question for name, question in self.only if name in names)
+        return frozenset(question for place, question in self.only if place == uri) if self.only else None
 
     def head(self, num_rows: int) -> Self:
         """Return the part that concerns the fragment's first rows, to try things on; its id is not a table's."""

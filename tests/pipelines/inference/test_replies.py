@@ -150,7 +150,7 @@ def test_decoders_share_images_and_keep_their_order() -> None:
 
 def test_work_that_is_done_again_leaves_out_what_was_fine() -> None:
     rows = [corpus_row(0), corpus_row(1), corpus_row(2)]
-    work = work_of(only=(("uid1", ""), ("uid2", "q2")))
+    work = work_of(only=(("/c/1.jpg", ""), ("/c/2.jpg", "q2")))
     from tests.pipelines.inference.test_answer import ScriptedEngine, everywhere, question
 
     captions = generate_rows(rows, EchoEngine(), FakeDecoder(), run_settings(), CaptionInquiry(prompt="?"), work)

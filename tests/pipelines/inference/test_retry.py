@@ -93,3 +93,21 @@ def test_rows_that_nobody_read_are_found_by_their_place(folder: Path) -> None:
     assert [error for _, error in found(config, "uid", "error")] == ["DECODER_CRASH"] * 2
     make(config, again=True)
     assert found(config, "uid", "error") == [("key-a", None), ("key-b", None)]
+
+
+def test_of_rows_with_one_uid_those_that_are_fine_stay_as_they_are(folder: Path) -> None:
+    """Of three records "42" one can be read; with it a record of its own name, which cannot."""
+    names = (("b", "42"), ("a", "42"), ("b", "7"), ("b", "42"))
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps({"image": f"{one}.png", "key": key}) for one, key in names))
+    place = {"input": (str(folder / "rows.jsonl"),), "output": str(folder / "out")}
+    config = CaptionConfig(**place, columns=CorpusColumns(uid="key"))  # type: ignore[arg-type]
+    make(config)
+    asked = ("uri", "uid", "error")
+    rows = str(folder / "rows.jsonl")
+    before = [(f"{rows}#{at}", key, None if one == "a" else "NOT_FOUND") for at, (one, key) in enumerate(names)]
+    assert found(config, *asked) == before
+    make(config, again=True)
+    assert found(config, *asked) == before
+    (folder / "b.png").write_bytes(photo(30, 20))
+    make(config, again=True)
+    assert found(config, *asked) == [(uri, key, None) for uri, key, _ in before]

@@ -6,7 +6,8 @@
 A job's driver gets SIGTERM, commits what is finished and ends with exit code 1 (`stopping`): it has FAILED, and KubeRay
 starts it again. One that Ray is asked to stop would be STOPPED, which KubeRay takes for its end. A worker that drains
 is not given up suddenly: Ray places nothing on it any more, and fragments that do not finish in time are made again
-elsewhere. What this does *not* do: decide whether the machine goes; it goes.
+elsewhere. What this does *not* do: decide whether the machine goes; it goes. Nor reach a driver on another machine
+(`ray job submit --entrypoint-num-cpus` and the like place it anywhere): that one ends with the head, unasked.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,21 +43,38 @@ def stop_jobs(address: str, seconds: float) -> list[str]:
     """
     client = JobSubmissionClient(address)
     asked: set[str] = set()
+    elsewhere: set[str] = set()
     until = time.monotonic() + seconds
     while True:
         found = client.list_jobs()
         # one without an id is a driver that nobody submitted
         running = {job.submission_id: job for job in found if job.submission_id and not job.status.is_terminal()}
-        for name in running.keys() - asked:
+        for name in running.keys() - asked - elsewhere:
             # there is none before the job has joined Ray
-            if driver := running[name].driver_info:
+            driver = running[name].driver_info
+            if driver and not _is_here(driver.node_ip_address):
+                log.warning("job %s cannot be asked to stop: its driver is on %s", name, driver.node_ip_address)
+                elsewhere.add(name)
+            elif driver:
                 log.info("job %s is asked to stop", name)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(driver.pid), signal.SIGTERM)
                 asked.add(name)
-        if not running or time.monotonic() >= until:
-            return sorted(running)
+        left = sorted(running.keys() - elsewhere)
+        if not left or time.monotonic() >= until:
+            return left
         time.sleep(_POLL_S)
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is one of this machine's: only those can be listened on, whichever of them Ray goes by."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def drain(

@@ -23,6 +23,11 @@ time.sleep(60)
 """
 
 
+def driver_info(pid: int, address: str = "127.0.0.1") -> SimpleNamespace:
+    """What the dashboard says of a driver."""
+    return SimpleNamespace(pid=str(pid), node_ip_address=address)
+
+
 class Dashboard:
     """Jobs whose drivers are processes of this machine; one is known to Ray from the `joins`-th question on."""
 
@@ -36,14 +41,12 @@ class Dashboard:
             SimpleNamespace(
                 submission_id=f"job-{number}",
                 status=JobStatus.RUNNING if driver.poll() is None else JobStatus.FAILED,
-                driver_info=SimpleNamespace(pid=str(driver.pid)) if self.asked >= joins else None,
+                driver_info=driver_info(driver.pid) if self.asked >= joins else None,
             )
             for number, (driver, joins) in enumerate(zip(self.drivers, self.joins, strict=True))
         ]
         by_hand = SimpleNamespace(submission_id=None, status=JobStatus.RUNNING, driver_info=None)
-        ended = SimpleNamespace(
-            submission_id="old", status=JobStatus.SUCCEEDED, driver_info=SimpleNamespace(pid=str(os.getpid()))
-        )
+        ended = SimpleNamespace(submission_id="old", status=JobStatus.SUCCEEDED, driver_info=driver_info(os.getpid()))
         return [by_hand, *found, ended]
 
 
@@ -90,6 +93,30 @@ def test_a_driver_that_has_just_ended_is_no_error(
     drivers[0].send_signal(signal.SIGKILL)
     drivers[0].wait()
     gone = SimpleNamespace(submission_id="job-0", status=JobStatus.RUNNING)
-    gone.driver_info = SimpleNamespace(pid=str(drivers[0].pid))
+    gone.driver_info = driver_info(drivers[0].pid)
     monkeypatch.setattr(dashboard, "list_jobs", lambda: [gone])
     assert preemption.stop_jobs("http://head", 0) == ["job-0"]
+
+
+def test_a_driver_of_another_machine_is_left_alone_and_not_waited_for(
+    drivers: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its pid is that of a process here which has nothing to do with it."""
+    dashboard = Dashboard(drivers[:1], joins=(1,))
+    listed = dashboard.list_jobs
+    away = [
+        SimpleNamespace(submission_id=name, status=JobStatus.RUNNING, driver_info=driver_info(drivers[1].pid, address))
+        for name, address in (("away", "192.0.2.7"), ("away6", "2001:db8::7"))
+    ]
+    monkeypatch.setattr(dashboard, "list_jobs", lambda: [*away, *listed()])
+    monkeypatch.setattr(preemption, "JobSubmissionClient", lambda address: dashboard)
+    monkeypatch.setattr(preemption, "_POLL_S", 0.05)
+    assert preemption.stop_jobs("http://head", 20) == []
+    assert drivers[0].wait(5) == 1
+    with pytest.raises(subprocess.TimeoutExpired):
+        drivers[1].wait(0.5)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "job away cannot be asked to stop: its driver is on 192.0.2.7",
+        "job away6 cannot be asked to stop: its driver is on 2001:db8::7",
+    ]

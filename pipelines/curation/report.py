@@ -127,7 +127,7 @@ class Member:
     """One row of a cluster."""
 
     place: RowPlace | None
-    """Where its picture is; None for a row that is not of this corpus (an earlier run's, or an evaluation image)."""
+    """Where its picture is; None for a row that is not of this corpus (an earlier run's, or most evaluation images)."""
     uid: str
     """The row."""
     uri: str
@@ -293,7 +293,8 @@ def _grids(kept: pa.Table) -> tuple[Grid, ...]:
 
 
 def _copies(clusters: pa.Table) -> pa.Table:
-    return clusters.filter(pc.not_equal(clusters["role"], ClusterRole.SURVIVOR.value))
+    # an evaluation image that is in the corpus too is contaminated by itself, and nobody's copy
+    return clusters.filter(pc.not_equal(clusters["uid"], clusters["survivor_uid"]))
 
 
 def _sample_clusters(scores: pa.Table, clusters: pa.Table) -> tuple[Cluster, ...]:
@@ -318,12 +319,11 @@ def _sample_clusters(scores: pa.Table, clusters: pa.Table) -> tuple[Cluster, ...
 
 
 def _cluster(head: str, rows: Sequence[dict[str, Any]], by_uid: dict[str, dict[str, Any]]) -> Cluster:
-    copies = [row for row in rows if row["role"] != ClusterRole.SURVIVOR.value]
+    copies = [row for row in rows if row["uid"] != head]
     copies.sort(key=lambda row: (-(row["distance"] or 0), row["uid"]))
-    absent: dict[str, Any] = {"uid": head, "role": "survivor", "flags": []}
-    own = next((row for row in rows if row["uid"] == head), absent)
-    outside = copies[0]["role"] == ClusterRole.CONTAMINATED.value and head not in by_uid
-    first = own | {"kind": None, "distance": None, "role": "evaluation image" if outside else "survivor"}
+    own = next((row for row in rows if row["uid"] == head), {"uid": head, "flags": []})
+    evaluated = copies[0]["role"] == ClusterRole.CONTAMINATED.value
+    first = own | {"kind": None, "distance": None, "role": "evaluation image" if evaluated else "survivor"}
     shown = [_member(row, by_uid.get(row["uid"])) for row in [first, *copies[: SHOWN_MEMBERS - 1]]]
     return Cluster(members=tuple(shown), size=len(copies) + 1)
 

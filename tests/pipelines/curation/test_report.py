@@ -158,6 +158,29 @@ def test_clusters_show_the_survivor_first_and_the_farthest_next() -> None:
     assert json.loads(button["data-overrides"] or "") == {"not_duplicate": ["u1", "z"], "keep": [], "drop": []}
 
 
+def test_an_evaluation_image_that_is_in_the_corpus_too_heads_its_copies_and_is_no_survivor() -> None:
+    table = table_of({}, {}, {}, {})
+    rows = clusters(table).to_pylist()
+    # u2 is an evaluation image and has two copies; u3 is one without
+    for row, survivor, kind, distance in (
+        (rows[0], "u2", "near", 1.0),
+        (rows[1], "u2", "near", 3.0),
+        (rows[2], "u2", "exact_content", 0.0),
+        (rows[3], "u3", "exact_content", 0.0),
+    ):
+        row |= {"survivor_uid": survivor, "kind": kind, "role": "contaminated", "distance": distance}
+    report = report_of(table, pa.Table.from_pylist(rows, CLUSTER))
+    assert report.num_clusters == 1
+    (cluster,) = report.clusters
+    assert cluster.size == 3
+    assert [(member.uid, member.role, member.kind, member.distance) for member in cluster.members] == [
+        ("u2", "evaluation image", None, None),
+        ("u1", "contaminated", "near", 3.0),
+        ("u0", "contaminated", "near", 1.0),
+    ]
+    assert [member.place is None for member in cluster.members] == [False] * 3
+
+
 def test_hostile_words_stay_words_and_only_our_script_may_run() -> None:
     table = table_of({"source": HOSTILE, "uri": HOSTILE, "uid": 'a"' + HOSTILE}, {"script": HOSTILE, "uid": "b"})
     rows = clusters(table).to_pylist()

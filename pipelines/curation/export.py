@@ -32,7 +32,8 @@ from schemas.shard import SHARD_FILE
 
 Form = Literal["arrow", "webdataset", "llava"]
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp", "TIFF": "tif", "AVIF": "avif"}
-_KEY = re.compile(r"[0-9A-Za-z_-]{1,100}")
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,80}")
+"""What would do as a name: tar's USTAR holds 100 characters, with the extension."""
 _FACTS = ("uid", "uri", "source", "n_tiles", "n_image_tokens", "n_text_tokens")
 _SUFFIXES: dict[Form, str] = {"arrow": ".arrow", "webdataset": ".tar"}
 LLAVA_FILE = "conversations.json"

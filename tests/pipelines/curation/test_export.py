@@ -95,6 +95,23 @@ def test_tars_are_the_same_bytes_and_tell_nothing_of_the_machine(shards: Any, tm
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("length", [80, 81, 95, 96, 100, 101])
+def test_a_long_uid_leaves_room_for_its_extension(tmp_path: Path, length: int) -> None:
+    (tmp_path / "0.png").write_bytes(photo(20, 31, 0, "PNG"))
+    line = {"uid": "u" * length, "image": ["0.png"] * 11, "caption": "a photo"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    fragments, columns = plan_corpus([str(tmp_path / "in.jsonl")]), CorpusColumns(uid="uid")
+    receipts = write_all(tmp_path / "shards", fragments, kept_rows(fragments, columns=columns), columns=columns)
+    tables.commit(str(tmp_path / "shards"), receipts, run_id=SETTINGS.run_id, schema=SHARD)
+    export_corpus(ExportConfig(input=str(tmp_path / "shards"), output=str(tmp_path / "tars")))
+    (path,) = (tmp_path / "tars").iterdir()
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    key = sample_key("u" * length)
+    assert (key == "u" * length) == (length == 80)
+    assert names == [*(f"{key}.{place}.png" for place in range(11)), f"{key}.txt", f"{key}.json"]
+
+
 def test_arrow_files_hold_the_shards(shards: Any, tmp_path: Path) -> None:
     table, _ = shards
     config = ExportConfig(input=str(table), output=str(tmp_path), form="arrow")

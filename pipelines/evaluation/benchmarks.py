@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from llava_core.errors import ConfigError
 from llava_core.prompts import CHOICE_SUFFIX, JUDGE_SUFFIX, SHORT_SUFFIX
+from pipelines.choices import read_letter
 from pipelines.evaluation import metrics, replies, submissions, totals, vqa_metrics
 from pipelines.evaluation import readers_choice as choice
 from pipelines.evaluation import readers_documents as documents
@@ -76,7 +77,7 @@ def _whole(item: Item, reply: str) -> str:
 _SHORT: Mapping[str, Parser] = {_LINE: _first_line, "whole reply": _whole}
 _WHOLE: Mapping[str, Parser] = {"whole reply": _whole}
 _LETTERS: Mapping[str, Parser] = {
-    _LETTER: lambda item, reply: replies.letter_or_text(reply, item.choices),
+    _LETTER: lambda item, reply: read_letter(reply, item.choices),
     "letter alone": lambda item, reply: replies.letter_exact(reply.strip(), item.choices),
 }
 _YES: Mapping[str, Parser] = {

@@ -1,7 +1,8 @@
 """Answers read out of replies, by the rules of each benchmark's own tools.
 
 Where two sets of rules are in use, both are here and the one that was used is printed with the score. What this does
-*not* do: decide whether an answer is right (`metrics`).
+*not* do: decide whether an answer is right (`metrics`), or read a letter where a benchmark's tool has no rules of its
+own, or asks a language model (`pipelines.choices`).
 """
 
 import re
@@ -95,32 +96,6 @@ def letter_scienceqa(reply: str, choices: Sequence[str]) -> str | None:
         found = _THE_ANSWER_IS.findall(reply)
         letter = found[0] if len(found) == 1 else ""
     return letter if letter and letter in string.ascii_uppercase[: len(choices)] else None
-
-
-def letter_or_text(reply: str, choices: Sequence[str]) -> str | None:
-    """The letter that a reply gives, by itself or before an option, or whose option is the reply.
-
-    The rules of MMBench before it asks a language model: a reply that names two options names none.
-
-    Example:
-        >>> options = ["a cat", "a dog"]
-        >>> [letter_or_text(reply, options) for reply in ("b", "(A) a cat", "A dog.", "B. a dog", "A or B", "cat")]
-        ['B', 'A', 'B', 'B', None, None]
-    """
-    letters = string.ascii_uppercase[: len(choices)]
-    bare = reply.strip().strip(string.punctuation + " ")
-    if len(bare) == 1 and bare.upper() in letters:
-        return bare.upper()
-    by_text = [letter for letter, option in zip(letters, choices, strict=True) if _same(bare, option)]
-    if len(by_text) == 1:
-        return by_text[0]
-    marked = set(re.findall(rf"(?<!\w)([{letters}])[.):]", reply))
-    marked |= set(re.findall(rf"(?:answer is|option)\W*([{letters}])(?!\w)", reply, re.IGNORECASE))
-    return str(marked.pop()).upper() if len(marked) == 1 else None
-
-
-def _same(text: str, option: str) -> bool:
-    return text.casefold() == option.strip().strip(string.punctuation + " ").casefold()
 
 
 def first_line(reply: str) -> str:

@@ -5,14 +5,13 @@
 
 Reading is strict: where a reply does not say which of the allowed answers it gives, there is none, rather than a guess.
 The suffixes are those of LLaVA's training mix and evaluation. What this does *not* do: decide what is asked
-(`questions`), or where in a prompt a question stands (`template`).
+(`questions`), where in a prompt a question stands (`template`), or which option a reply gives (`pipelines.choices`).
 """
 
 import functools
 import json
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from jsonschema.validators import validator_for
 
 from llava_core.errors import ConfigError
 from llava_core.prompts import CHOICE_SUFFIX, SHORT_SUFFIX
+from pipelines.choices import after_answer, read_letter, without_head
 from pipelines.corpus_text import canonical_json, parse_json
 from pipelines.fragments import CorpusRefused, printable
 from schemas.reasons import CorpusReason
@@ -32,16 +32,8 @@ Kind = Literal["open", "short", "choice", "yes_no", "json"]
 JSON_SUFFIX = "Answer with JSON that fits this schema:"
 MAX_CHOICES = len(string.ascii_uppercase)
 
-_ANSWER_IS = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*", re.IGNORECASE)
-_LONE_LETTER = re.compile(r"[^\w]*([A-Za-z])[^\w]*")
-_LEADING_LETTER = re.compile(r"[^\w]*([A-Za-z])(?:[):\]]|[.,](?!\w))")
-_BRACKETED = re.compile(r"\(([A-Z])\)")
-_MARKS = re.compile(
-    r"[(\[]([A-Z])[)\]]|\b([A-Z])(?=[):\]]|[.,](?!\w)|\s*$)|^[^\w\n]*([A-Za-z])[).:\]](?!\w)", re.MULTILINE
-)
 _OTHER_TOO = re.compile(r"[^\w]*(?:yes|no)\s*(?:/|\b(?:or|and)\b)\s*(?:yes|no)\b", re.IGNORECASE)
 _FENCED = re.compile(r"```(?:json)?[ \t]*(?:\r?\n)?(.*?)```", re.DOTALL | re.IGNORECASE)
-_EDGES = string.punctuation + string.whitespace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +74,8 @@ def check_form(form: Form) -> Form:
         raise ConfigError(f"kind is {form.kind!r} with {len(form.choices)} choices; choices go with kind 'choice'")
     if form.kind == "choice" and not 2 <= len(form.choices) <= MAX_CHOICES:
         raise ConfigError(f"a choice has {len(form.choices)} options; expected 2 to {MAX_CHOICES}")
-    if not all(one.strip() for one in form.choices) or len(set(map(_folded, form.choices))) != len(form.choices):
+    different = {" ".join(one.casefold().split()) for one in form.choices} - {""}
+    if len(different) != len(form.choices):
         raise ConfigError(f"choices are {list(form.choices)!r}; expected texts that differ, none of them empty")
     if (form.kind == "json") != (form.schema is not None):
         raise ConfigError(f"kind is {form.kind!r} {'with' if form.schema else 'without'} a schema; it goes with 'json'")
@@ -131,10 +124,11 @@ def read_reply(text: str, form: Form) -> Reading:
         case "short":
             return Reading(answer=text.strip().removesuffix("."))
         case "choice":
-            letter = _read_letter(text, form.choices)
+            letter = read_letter(text, form.choices)
             return Reading(answer=letter, detail=None if letter else "none of the options, or more than one")
         case "yes_no":
-            parts = [part for part in (*_after_answer_is(text), text) if _first_word(part) in ("yes", "no")]
+            said = (*after_answer(text), without_head(text))
+            parts = [part for part in said if _first_word(part) in ("yes", "no")]
             if not parts or _OTHER_TOO.match(parts[0]):
                 return Reading(answer=None, detail="both yes and no" if parts else "neither yes nor no")
             return Reading(answer=_first_word(parts[0]))
@@ -143,59 +137,9 @@ def read_reply(text: str, form: Form) -> Reading:
             return _read_json(text, form.schema)
 
 
-def _after_answer_is(text: str) -> list[str]:
-    """What follows each "the answer is" in a reply."""
-    return [text[found.end() :] for found in _ANSWER_IS.finditer(text)]
-
-
 def _first_word(text: str) -> str:
     found = re.match(r"[^\w]*(\w+)", text)
     return found[1].casefold() if found else ""
-
-
-def _read_letter(text: str, choices: Sequence[str]) -> str | None:
-    """The letter that a reply names, by itself, before or instead of its option; None where that is not clear.
-
-    Example:
-        >>> replies = ("b", "B.", "The answer is C.", "Dog", "A cow", "A cat", "A horse", "A, B", "Not A: answer B")
-        >>> [_read_letter(text, ("cat", "dog", "a cow")) for text in replies]
-        ['B', 'B', 'C', 'B', 'C', 'A', None, None, 'B']
-    """
-    letters = string.ascii_uppercase[: len(choices)]
-    options = dict(zip(letters, choices, strict=True))
-    named = {letter for part in _after_answer_is(text) for letter in _letters_of(part, options)}
-    named = named or _letters_of(text, options) or {one for one in _BRACKETED.findall(text) if one in options}
-    return named.pop() if len(named) == 1 else None
-
-
-def _letters_of(part: str, options: Mapping[str, str]) -> set[str]:
-    """Letters of what a part of a reply names at its beginning: none, one, or several where it is not clear."""
-    if len(named := _named(part, {letter: one for letter, one in options.items() if len(one) > 1}, _folded)) == 1:
-        return named
-    if (found := _LONE_LETTER.fullmatch(part)) and found[1].upper() in options:
-        return {found[1].upper()}
-    for fold in (lambda text: _folded(text.strip(" \n.")), _stripped):
-        if len(named := _named(part, options, fold)) == 1:
-            return named
-    if not (found := _LEADING_LETTER.match(part)) or found[1].upper() not in options:
-        return set()
-    marked = {letter.upper() for marks in _MARKS.findall(part) for letter in marks if letter.upper() in options}
-    return marked | {found[1].upper()}
-
-
-def _named(part: str, options: Mapping[str, str], fold: Callable[[str], str]) -> set[str]:
-    """Letters of the options that a part is, alone or after its letter, in one folding or another."""
-    return {letter for letter, one in options.items() if fold(part) in (fold(one), fold(f"{letter} {one}"))}
-
-
-def _folded(text: str) -> str:
-    """A text without case and runs of white space."""
-    return " ".join(text.casefold().split())
-
-
-def _stripped(text: str) -> str:
-    """The same without outer punctuation, unless it is nothing else."""
-    return " ".join(text.casefold().strip(_EDGES).split()) or _folded(text)
 
 
 def _read_json(text: str, schema: str) -> Reading:

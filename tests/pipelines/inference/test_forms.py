@@ -71,6 +71,7 @@ def test_each_form_is_put_as_the_model_was_trained() -> None:
         ("A. is incorrect. The answer is (D).", "D"),
         ("The answer is A. No, the answer is B.", None),
         ("C. It is a dog, not a Bear", "C"),
+        ("B. Option A: there is no cat, so it is wrong.", "B"),
         ("", None),
     ],
 )
@@ -86,6 +87,12 @@ def test_options_that_differ_in_signs_alone_are_told_apart() -> None:
     assert {reply: read_reply(reply, numbers).answer for reply in replies} == replies
     languages = check_form(Form(kind="choice", choices=("Java", "C++", "Rust")))
     assert [read_reply(reply, languages).answer for reply in ("c++", "C", "java.")] == ["B", "C", "A"]
+
+
+def test_the_line_that_was_put_is_read_as_its_option() -> None:
+    form = Form(kind="choice", choices=("vitamin A", "vitamin C", "calcium"))
+    lines = put("Which?", form).split("\n")[1:4]
+    assert [read_reply(line, form).answer for line in lines] == ["A", "B", "C"]
 
 
 def test_a_lone_letter_is_the_option_with_that_letter_and_not_the_one_that_spells_it() -> None:
@@ -111,6 +118,9 @@ def test_a_lone_letter_is_the_option_with_that_letter_and_not_the_one_that_spell
         ("No and yes.", None),
         ("No, or so it seems", "no"),
         ("No; the answer is yes", "yes"),
+        ("Yes, option no. 2 is shown.", "yes"),
+        ("Choice: no", "no"),
+        ("I do not think the answer is yes", None),
         ("", None),
     ],
 )

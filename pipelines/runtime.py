@@ -126,11 +126,10 @@ def plan_workers(num_workers: int | None, cluster: Sequence[Node], *, gpus_per_w
     if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker % 1):
         raise ConfigError(f"gpus_per_worker is {gpus_per_worker}; expected a fraction of 1 or a whole number")
     cpus = sum(node.cpus for node in cluster)
+    room = room_for_workers(cluster, gpus_per_worker)
     if gpus_per_worker:
-        room = sum(_fit(node.gpus, gpus_per_worker) for node in cluster)
         hosts = [node for node in cluster if node.gpus >= gpus_per_worker]
     else:
-        room = max(1, int(cpus) * 4)
         hosts = [node for node in cluster if node.cpus]
     actors = num_workers or max(1, room if gpus_per_worker else int(cpus) // 4)
     if actors > room:
@@ -144,6 +143,17 @@ def plan_workers(num_workers: int | None, cluster: Sequence[Node], *, gpus_per_w
         num_gpus=float(gpus_per_worker),
         threads=max(1, int(sum(node.cpus for node in hosts)) // actors),
     )
+
+
+def room_for_workers(cluster: Sequence[Node], gpus_per_worker: float) -> int:
+    """Most actors that a cluster can hold.
+
+    >>> room_for_workers([Node(cpus=4), Node(cpus=32, gpus=3)], 0.5), room_for_workers([Node(cpus=2)], 0.0)
+    (6, 8)
+    """
+    if gpus_per_worker:
+        return sum(_fit(node.gpus, gpus_per_worker) for node in cluster)
+    return max(1, int(sum(node.cpus for node in cluster)) * 4)
 
 
 def _share(actors: int, cpus: float, hosts: Sequence[Node], gpus_per_worker: float) -> float:

@@ -46,7 +46,8 @@ class TrainConfig:
     optimizer: Optimizer | None = None
     """"adamw" or "muon" (matrices by Muon, the rest by AdamW), in place of the recipe's."""
     lora_rank: int | None = None
-    """Train adapters of this rank (alpha twice as much) in place of the language model's weights."""
+    """Train adapters of this rank (alpha twice as much) in place of the language model's weights, by peft (the `[lora]`
+    extra)."""
     seed: int = 0
     """Of the order of samples, and of everything drawn."""
     layout: Layout | None = None
@@ -67,7 +68,7 @@ class TrainConfig:
     num_workers: int | None = None
     """Workers, one model or shard of it in each; one for each GPU, or one in all without, if left out."""
     min_workers: int | None = None
-    """Go on with as few as this where nodes are lost, and grow again (Ray Train's elastic training)."""
+    """Begin and go on with as few as this where nodes are missing, and grow again (Ray Train's elastic training)."""
     gpus_per_worker: float | None = None
     """0 for CPU only; 1 where the cluster has GPUs if left out."""
     loader_threads: int = 2
@@ -77,8 +78,8 @@ class TrainConfig:
     ray_address: str | None = None
     """A running Ray cluster; without one, and outside of `ray job submit`, Ray starts on this machine."""
     stall_timeout: float = 1800.0
-    """Seconds without a finished step after which the job gives up rather than hang; hashing and writing models, which
-    may take hours, does not count."""
+    """Seconds without a finished step after which the job gives up rather than hang; reading, hashing and writing
+    models, which may take hours, does not count."""
 
     def __post_init__(self) -> None:
         for name in ("output", "start"):

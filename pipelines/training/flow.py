@@ -81,23 +81,33 @@ def scale(
 ) -> tuple[ScalingConfig, runtime.WorkerPlan]:
     """How many workers, and what each asks Ray for.
 
+    With `min_workers`, those that the cluster has room for now, down to so many; Ray Train adds the others later.
+
     Raises:
         ConfigError: the cluster cannot hold them, or a stage's batch cannot be shared out evenly.
     """
     gpus = config.gpus_per_worker
     if gpus is None:
         gpus = float(any(node.gpus >= 1 for node in nodes))
-    wanted = config.num_workers or (None if gpus else 1)
-    plan = runtime.plan_workers(wanted, nodes, gpus_per_worker=gpus)
+    room = runtime.room_for_workers(nodes, gpus)
+    wanted = config.num_workers or (max(room, 1) if gpus else 1)
+    least = config.min_workers
+    if least is not None and least > wanted:
+        raise ConfigError(
+            f"--min-workers is {least}, and without --num-workers there would be {wanted}: one for each GPU, or one in "
+            "all without; give --num-workers"
+        )
+    now = wanted if least is None else max(least, min(wanted, room))
+    plan = runtime.plan_workers(now, nodes, gpus_per_worker=gpus)
     for work in works:
         batch = work.stage.batch_size
-        if config.min_workers is None and batch % plan.num_actors:
+        if least is None and batch % plan.num_actors:
             raise ConfigError(
                 f"stage {work.stage.name} has {batch} samples a step, which {plan.num_actors} workers cannot share "
                 "evenly; change --num-workers or --batch-size"
             )
     resources = {"CPU": plan.num_cpus} | ({"GPU": plan.num_gpus} if plan.num_gpus else {})
-    number: Any = plan.num_actors if config.min_workers is None else (config.min_workers, plan.num_actors)
+    number: Any = wanted if least is None else (least, wanted)
     scaling = ScalingConfig(num_workers=number, use_gpu=bool(plan.num_gpus), resources_per_worker=resources)
     return scaling, plan
 

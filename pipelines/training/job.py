@@ -20,6 +20,7 @@ from pipelines.storage import absolute_uri, filesystem, is_local, join_uri, loca
 from pipelines.training.config import TrainConfig
 from pipelines.training.export import unwritten
 from pipelines.training.loop import StageWork
+from pipelines.training.optimizer import require_peft
 from pipelines.training.recipes import FRESH
 from pipelines.training.sources import SourceIndex, index_inputs, is_class
 
@@ -60,10 +61,13 @@ def settle(config: TrainConfig) -> TrainJob:
     """Settle a job: look at data and model, and name the stages.
 
     Raises:
-        ConfigError: an input or a setting is wrong.
+        ConfigError: an input or a setting is wrong, or adapters are asked for and peft is not installed.
         CheckpointRefused: the model is not there, or cannot be trusted; `layout` cannot say it.
     """
     output = absolute_uri(config.output)
+    if any(stage.lora for stage in config.chosen):
+        # here and not when its stage begins, hours later
+        require_peft()
     uris = [output, config.start, *config.input]
     options = next((found for uri in uris if (found := storage_options(uri))), {})
     start, identity, model = _beginning(config, options)

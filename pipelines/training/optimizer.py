@@ -6,6 +6,7 @@
 What this does *not* do: decide the rates (`recipes`).
 """
 
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -157,6 +158,14 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, floa
     return {group["part"]: group["lr"] for group in optimizer.param_groups}
 
 
+def require_peft() -> None:
+    """Raise `ConfigError` unless the package that makes adapters is installed."""
+    try:
+        importlib.import_module("peft")
+    except ImportError as error:
+        raise ConfigError(f"a stage with lora needs peft ({error}); install 'tessera[lora]'") from error
+
+
 def add_adapters(model: LLaVANeXT, stage: Stage) -> None:
     """Put adapters into every linear layer of the language model but its head, where the stage asks for them.
 
@@ -165,10 +174,9 @@ def add_adapters(model: LLaVANeXT, stage: Stage) -> None:
     """
     if stage.lora is None:
         return
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ConfigError("a stage with lora needs peft: pip install 'tessera[lora]'") from error
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     head = model.language_model.get_output_embeddings()
     names = [
         name

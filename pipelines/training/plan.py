@@ -17,6 +17,7 @@ from pipelines.progress import duration
 from pipelines.runtime import WorkerPlan
 from pipelines.training.config import TrainConfig
 from pipelines.training.data import epoch_length
+from pipelines.training.export import unwritten
 from pipelines.training.group import run_workers
 from pipelines.training.loop import StageWork
 from pipelines.training.stages import Stage
@@ -48,7 +49,21 @@ class StagePlan:
 def say_plan(
     config: TrainConfig, works: Sequence[StageWork], scaling: ScalingConfig, workers: WorkerPlan, say: Say
 ) -> None:
-    """Run some steps of each stage, and say samples, steps, rates, time and cost."""
+    """Run some steps of each stage that is to be trained, and say samples, steps, rates, time and cost.
+
+    Args:
+        config: of the job.
+        works: stages that are not done; one whose own model is there lacks only what is exported of it.
+        scaling: of the group of workers.
+        workers: each of it.
+        say: where lines for people go.
+    """
+    done = [work for work in works if not unwritten({work.own_model: "own"}, work.identity, work.storage_options)]
+    for work in done:
+        say(f"stage {work.stage.name} is trained; only {', '.join(work.export)} is to be written")
+    works = [work for work in works if work not in done]
+    if not works:
+        return
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
         short = [_shortened(work, works[0].model, scratch) for work in works]
         values = run_workers(config, short, scaling, workers, lambda _: None)
@@ -61,7 +76,7 @@ def say_plan(
         say(f"stage {name}")
         say(render_lines(_lines(plan, workers.num_actors, devices, config.price_per_hour)))
     seconds = sum(plan.seconds for plan in plans.values())
-    say(f"all {len(plans)} stages that are not done, without start-up, checkpoints and exports")
+    say(f"all {len(plans)} stages that are to be trained, without start-up, checkpoints and exports")
     lines = {"time for all": f"about {duration(seconds)}"}
     lines |= _cost(seconds, workers.num_actors, devices, config.price_per_hour)
     say(render_lines(lines | {"written": "nothing; leave out --plan to start"}))

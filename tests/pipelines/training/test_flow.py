@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,18 +14,21 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from ray.train import ScalingConfig
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
 from llava_core.errors import ConfigError
 from pipelines.errors import StoppedError
-from pipelines.runtime import Node
+from pipelines.runtime import Node, WorkerPlan
 from pipelines.training.config import TrainConfig
 from pipelines.training.errors import TrainingStopped
-from pipelines.training.flow import scale, train
+from pipelines.training.export import open_model, write_model
+from pipelines.training.flow import scale, train, write_record
 from pipelines.training.job import check_record, settle
-from pipelines.training.plan import plan_stage
+from pipelines.training.loop import StageWork
+from pipelines.training.plan import plan_stage, say_plan
 from pipelines.training.recipes import RECIPES
 from pipelines.training.report import stage_html
 from pipelines.training.watch import Alarm
@@ -65,6 +69,53 @@ def test_a_batch_that_workers_cannot_share_is_refused(folder: Path, tmp_path: Pa
         scale(job.config, [Node(cpus=8)], job.works)
     elastic = settle(config(folder, tmp_path, num_workers=4, min_workers=1))
     assert scale(elastic.config, [Node(cpus=8)], elastic.works)[0].num_workers == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "scaled", "now"),
+    [
+        # four of eight are back after a loss: the job goes on with them
+        ({"num_workers": 8, "min_workers": 2}, 4, (2, 8), 4),
+        ({"num_workers": 3, "min_workers": 2}, 4, (2, 3), 3),
+        ({"min_workers": 2}, 4, (2, 4), 4),
+        ({"num_workers": 3, "min_workers": 3}, 0, (3, 3), 3),
+    ],
+)
+def test_an_elastic_job_begins_with_what_is_there(
+    folder: Path, tmp_path: Path, settings: dict[str, Any], gpus: int, scaled: tuple[int, int], now: int
+) -> None:
+    job = settle(config(folder, tmp_path, stages=("align",), **settings))
+    scaling, plan = scale(job.config, [Node(cpus=2), Node(cpus=16, gpus=gpus)], job.works)
+    assert (scaling.num_workers, plan.num_actors, plan.num_gpus) == (scaled, now, float(gpus > 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "message"),
+    [
+        ({"num_workers": 8, "min_workers": 5}, 4, "5 workers of 1 GPUs do not fit .* at most 4 do"),
+        ({"min_workers": 5}, 4, "--min-workers is 5, and without --num-workers there would be 4"),
+        ({"min_workers": 2}, 0, "--min-workers is 2, and without --num-workers there would be 1"),
+    ],
+)
+def test_an_elastic_job_that_can_never_begin_is_refused(
+    folder: Path, tmp_path: Path, settings: dict[str, Any], gpus: int, message: str
+) -> None:
+    job = settle(config(folder, tmp_path, stages=("align",), **settings))
+    with pytest.raises(ConfigError, match=message):
+        scale(job.config, [Node(cpus=2), Node(cpus=16, gpus=gpus)], job.works)
+
+
+def test_adapters_without_peft_are_refused_before_anything_is_removed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "align").mkdir()
+    write_record(settle(config(folder, tmp_path)), "complete")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"a stage with lora needs peft .*install 'tessera\[lora\]'"):
+        train(config(folder, tmp_path, lora_rank=4, overwrite=True), lambda _: None)
+    assert (tmp_path / "align").exists()
+    # the language model is frozen there, and gets none
+    settle(config(folder, tmp_path, lora_rank=4, stages=("align",)))
 
 
 def test_an_input_that_is_not_there_and_a_model_that_is_none(folder: Path, tmp_path: Path) -> None:
@@ -153,6 +204,37 @@ def test_a_plan_says_what_stages_take_and_writes_nothing(folder: Path, tmp_path:
         hours, cost = (float(values[name].split()[0].rstrip(",")) for name in ("device-hours", "cost"))
         assert cost == pytest.approx(3 * hours, rel=0.02)
     assert "nothing; leave out --plan to start" in said[-1]
+
+
+def test_a_plan_measures_no_stage_that_lacks_only_its_export(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"seconds": 2.0, "tokens_per_s": 100.0, "non_padding": 0.75, "samples": 6, "rejected": 0}
+    measured: list[str] = []
+
+    def run_workers(_: Any, works: list[StageWork], *others: Any) -> list[dict[str, Any]]:
+        measured.extend(work.stage.name for work in works)
+        return [step | {"stage": work.stage.name} for work in works]
+
+    monkeypatch.setattr("pipelines.training.plan.run_workers", run_workers)
+    job = settle(config(folder, tmp_path, stages=("align", "highres"), layout="own", plan=True))
+    align, highres = job.works
+    model, processor = open_model(str(folder / "untrained"))
+    workers = WorkerPlan(num_actors=2, num_cpus=1.0, num_gpus=0.0, threads=3)
+
+    def planned() -> list[str]:
+        said: list[str] = []
+        measured.clear()
+        say_plan(job.config, job.missing, ScalingConfig(num_workers=2), workers, said.append)
+        return said
+
+    write_model(model, processor, align.own_model, layout="own", marker={"identity": align.identity})
+    assert planned()[0] == "stage highres" and measured == ["highres"]
+    write_model(model, processor, highres.own_model, layout="own", marker={"identity": highres.identity})
+    assert planned() == [f"stage highres is trained; only {tmp_path / 'model'} is to be written"] and measured == []
+    # of other settings, it is to be trained
+    write_model(model, processor, highres.own_model, layout="own", marker={"identity": "another"})
+    assert planned()[0] == "stage highres" and measured == ["highres"]
 
 
 def test_a_plan_by_hand() -> None:

@@ -50,7 +50,7 @@ DONE = _gauge("progress_done", "units done, earlier runs' included", "unit")
 ALL = _gauge("progress_expected", "units in all", "unit")
 RATE = _gauge("progress_rate", "units a second, of this call", "unit")
 LEFT = _gauge("progress_eta_seconds", "seconds until the end at this rate", "unit")
-MOVED = _gauge("progress_moved_seconds", "when a unit was last made, in seconds since 1970", "unit")
+MOVED = _gauge("progress_moved_seconds", "when a unit was last made or a worker heard of; seconds since 1970", "unit")
 ROWS = _counter("rows", "rows made, by status and, of rejected ones, reason", "status", "reason")
 TOKENS = _counter("tokens", "tokens of rows made: prompt, image (part of the prompt) and generated", "kind")
 TILES = _counter("tiles", "tiles of the rows' first images, the base tile of each included")
@@ -107,7 +107,7 @@ def report_progress(done: int, expected: int, rate: float, unit: str, moved: flo
         expected: units in all.
         rate: units a second of this call.
         unit: what they are.
-        moved: when one was last made, committed or not yet, in seconds since 1970.
+        moved: when one was last made, committed or not yet, or a worker was last heard of, in seconds since 1970.
     """
     if _started:
         _set(START, _started[-1])

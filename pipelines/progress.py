@@ -74,9 +74,13 @@ class Progress:
         with self._lock:
             self._now += rows
             self._rejected += rejected
-            self._moved = time.time()
-            self._heard = self._clock()
+            self._hear()
             self._write_if_due()
+
+    def alive(self) -> None:
+        """Note that workers are at work, although no row is done."""
+        with self._lock:
+            self._hear()
 
     def note(self, rows: int, tokens: int, signs: int = 0) -> None:
         """Note what workers say they have made in this run so far, long before a fragment of it is done.
@@ -84,15 +88,14 @@ class Progress:
         Args:
             rows: that are made, those of unfinished fragments included.
             tokens: that they took. From then on rate and time left are those of tokens, over the last minute.
-            signs: of life that they gave, rows or not; only `idle` asks for them.
+            signs: of life that they gave, rows or not.
         """
         with self._lock:
-            if rows > self._under_way:
-                self._moved = time.time()
             self._under_way = rows
             now = self._clock()
             if (rows, tokens, signs) != self._noted:
-                self._noted, self._heard = (rows, tokens, signs), now
+                self._noted = (rows, tokens, signs)
+                self._hear()
             self._marks.append((now, tokens))
             while len(self._marks) > 2 and self._marks[1][0] < now - _RATE_SECONDS:
                 self._marks.popleft()
@@ -108,7 +111,7 @@ class Progress:
 
     @property
     def idle(self) -> float:
-        """Seconds since rows were done, or a worker noted anything."""
+        """Seconds since rows were done, or a worker gave a sign of life."""
         return self._clock() - self._heard
 
     @property
@@ -153,6 +156,9 @@ class Progress:
         if tokens_each and self.token_rate:
             return f", {duration(rows * tokens_each / self.token_rate)} left"
         return f", {duration(rows / self.rate)} left" if self._made else ""
+
+    def _hear(self) -> None:
+        self._heard, self._moved = self._clock(), time.time()
 
     def _write_if_due(self) -> None:
         if self._clock() - self._last >= self._every:

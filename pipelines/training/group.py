@@ -165,6 +165,8 @@ def _fit(
         at = (str(values.get("stage", "")), int(values.get("step", 0)))
         if beats != heard:
             last, heard = time.monotonic(), beats
+            if bar is not None:
+                bar.alive()
         if at == shown:
             if time.monotonic() - last > timeout:
                 raise StalledError(f"no step came back within {duration(timeout)}")

@@ -145,16 +145,22 @@ def test_a_job_in_which_nothing_moves_says_so_again_and_again(told: Told) -> Non
     assert len(told) == length, "a closed one says nothing"
 
 
-def test_rows_of_unfinished_fragments_move_a_job(told: Told) -> None:
+def test_rows_of_unfinished_fragments_and_signs_of_life_move_a_job(told: Told) -> None:
     progress = Progress(1000, quiet=True)
-    start = told[0][4]
+    moved = told[0][4]
     progress.note(0, 0)
-    assert {one[4] for one in repeats(told, 3)} == {start}
-    progress.note(7, 210)
-    moved = repeats(told, 3)[-1][4]
-    assert moved > start
-    progress.note(7, 400)
     assert {one[4] for one in repeats(told, 3)} == {moved}
+    for noted in [(7, 210, 1), (7, 400, 1), (7, 400, 2)]:
+        progress.note(*noted)
+        (later,) = {one[4] for one in repeats(told, 4)[1:]}
+        assert later > moved
+        # the same once more is no news
+        progress.note(*noted)
+        assert {one[4] for one in repeats(told, 4)[1:]} == {later}
+        moved = later
+    progress.alive()
+    (later,) = {one[4] for one in repeats(told, 4)[1:]}
+    assert later > moved and progress.line().startswith("7 of 1,000")
     progress.close()
 
 
@@ -239,6 +245,8 @@ def test_a_progress_is_idle_until_anything_is_noted() -> None:
         assert after(1) == 1
     progress.add(4)
     assert after(3) == 3
+    progress.alive()
+    assert after(2) == 2
     progress.close()
 
 

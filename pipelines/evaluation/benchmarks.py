@@ -74,8 +74,8 @@ def _whole(item: Item, reply: str) -> str:
     return reply.strip()
 
 
-_SHORT: Mapping[str, Parser] = {_LINE: _first_line, "whole reply": _whole}
 _WHOLE: Mapping[str, Parser] = {"whole reply": _whole}
+_SHORT: Mapping[str, Parser] = {**_WHOLE, _LINE: _first_line}
 _LETTERS: Mapping[str, Parser] = {
     _LETTER: lambda item, reply: read_letter(reply, item.choices),
     "letter alone": lambda item, reply: replies.letter_exact(reply.strip(), item.choices),
@@ -370,7 +370,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         splits=("held_out", "train"),
         read=opened.read_drawn,
         metric=totals.mean_metric("accuracy", _by_drawn),
-        parsers=_SHORT,
+        parsers=dict(reversed(_SHORT.items())),
         suffix="none",
         max_new_tokens=96,
     ),

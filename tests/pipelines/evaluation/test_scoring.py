@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llava_core.errors import ConfigError
-from pipelines.evaluation.benchmarks import find_benchmark
+from pipelines.evaluation.benchmarks import BENCHMARKS, find_benchmark
 from pipelines.evaluation.compare import compare_runs, comparison_line, render_comparison
 from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.items import Item, Judged
@@ -58,6 +58,19 @@ def test_every_kind_of_trouble_is_named_and_counted() -> None:
     assert result.gaps == {"TWO_ANSWERS": 1, "NOT_FOUND": 1, "NOT_ANSWERED": 2}
     assert score_line(result).startswith("PARTIAL, 1 of 5 items: accuracy 100.0")
     assert any("77" in ids for what, ids in result.named.items() if "no item's" in what)
+
+
+@pytest.mark.parametrize(
+    "name", [one.name for one in BENCHMARKS if "first line" in one.parsers and one.name != "drawn"]
+)
+def test_a_reply_that_explains_itself_is_scored_whole_as_the_tools_do(name: str) -> None:
+    benchmark = find_benchmark(name)
+    item = Item(item_id="1", image="a.jpg", question="Is it?", prompt="Is it?", references=("yes",) * 10)
+    found = {}
+    for parser in (next(iter(benchmark.parsers)), "first line"):
+        [one] = judge_items(benchmark, benchmark.parsers[parser], [(item, " yes\nThe man wears a hat and a coat. ")])
+        found[parser] = (one.answer, one.score)
+    assert found == {"whole reply": ("yes\nThe man wears a hat and a coat.", 0.0), "first line": ("yes", 1.0)}
 
 
 def test_answers_of_another_split_are_refused() -> None:

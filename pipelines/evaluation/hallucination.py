@@ -5,6 +5,7 @@ Both come from a scored run, nothing is asked again. What this does *not* do: ch
 
 import html
 import json
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class YesBias:
 
 
 def yes_biases(judged: Sequence[Judged]) -> list[YesBias]:
-    """Count yes and no by category; nothing where the references are not yes or no (or true or false).
+    """Count yes and no by category; nothing where most references are neither yes nor no (nor true nor false).
 
     Example:
         >>> from pipelines.evaluation.items import Item
@@ -43,11 +44,11 @@ def yes_biases(judged: Sequence[Judged]) -> list[YesBias]:
         >>> yes_biases([Judged(item=item, reply="Yes", answer="yes", values=(0.0,))])
         [YesBias(category='c', asked=1, said_yes=1, is_yes=0, false_yes=1, false_no=0)]
     """
-    closed = [one for one in judged if one.item.references and _side(one.item.references[0]) is not None]
+    closed = [one for one in judged if _truth(one) is not None]
     found = []
     for category in sorted({one.item.category for one in closed}):
         own = [one for one in closed if one.item.category == category]
-        pairs = [(_side(one.answer or ""), _side(one.item.references[0])) for one in own]
+        pairs = [(_side(one.answer or ""), _truth(one)) for one in own]
         found.append(
             YesBias(
                 category=category,
@@ -61,8 +62,15 @@ def yes_biases(judged: Sequence[Judged]) -> list[YesBias]:
     return found
 
 
-def _side(word: str) -> bool | None:
-    return {"yes": True, "true": True, "no": False, "false": False}.get(word.strip().lower())
+def _truth(one: Judged) -> bool | None:
+    """What most annotators say."""
+    said = Counter(map(_side, one.item.references)).most_common(1)
+    return said[0][0] if said else None
+
+
+def _side(text: str) -> bool | None:
+    word = text.strip(string.punctuation + string.whitespace).lower()
+    return {"yes": True, "true": True, "no": False, "false": False}.get(word)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ matched before those of one, and what reference captions name is there too. Sing
 rules rather than by the tool's dictionary. What this does *not* do: hold the tool's list of synonyms; its user does.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -18,7 +19,8 @@ _IRREGULAR = {"men": "man", "women": "woman", "children": "child", "mice": "mous
 _ANIMALS = {"bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub"}
 _QUALIFIERS = {"baby": _ANIMALS, "adult": _ANIMALS, "passenger": {"jet", "train"}}
 """Words that would be a person by themselves, and what they may stand before."""
-_NO_OBJECT = {("home", "plate")}
+_NO_OBJECT = {("home", "plate"), ("train", "track")}
+"""Words that together are no object; in any number, as the tool looks at singulars."""
 
 
 def read_synonyms(uri: str) -> dict[str, str]:
@@ -61,8 +63,8 @@ def mentions(caption: str, synonyms: Mapping[str, str]) -> list[str]:
         ['hot dog', 'dog']
     """
     words = tokenise(caption).split()
-    if "toilet" in words:
-        words = [word for word in words if word != "seat"]
+    if any("toilet" in singulars(word) for word in words):
+        words = [word for word in words if "seat" not in singulars(word)]
     longest = max((len(name.split()) for name in synonyms), default=0)
     found: list[str] = []
     place = 0
@@ -76,7 +78,7 @@ def mentions(caption: str, synonyms: Mapping[str, str]) -> list[str]:
 def _name_at(words: Sequence[str], place: int, longest: int, synonyms: Mapping[str, str]) -> tuple[int, str | None]:
     """Words taken at a place, and the object that they name."""
     following = words[place + 1] if place + 1 < len(words) else ""
-    if (words[place], following) in _NO_OBJECT:
+    if not _NO_OBJECT.isdisjoint(itertools.product(singulars(words[place]), singulars(following))):
         return 2, None
     if not _QUALIFIERS.get(words[place], set()).isdisjoint(singulars(following)):
         return 1, None

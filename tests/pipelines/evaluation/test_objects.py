@@ -52,12 +52,21 @@ def synonyms(tmp_path: Path) -> dict[str, str]:
         ("a hot dog's bun", ["hot dog"]),
         ("a table, a table and a desk", ["dining table"] * 3),
         ("a man at home plate", ["person"]),
+        ("an empty train track in a field", []),
+        ("train tracks beside a train", ["train"]),
+        ("toilets with seats", ["toilet"]),
+        ("two toilets and a seat", ["toilet"]),
         ("nothing of note", []),
         ("", []),
     ],
 )
 def test_mentions(caption: str, named: list[str], synonyms: dict[str, str]) -> None:
     assert mentions(caption, synonyms) == named
+
+
+def test_words_that_are_no_object_together_are_none_in_any_number() -> None:
+    plates = {"plate": "plate"}
+    assert mentions("a plate, home plates and the home plate", plates) == ["plate"]
 
 
 def test_chair_counts_mentions_and_captions() -> None:

@@ -22,6 +22,9 @@ class TrainConfig:
     """Folder, or s3:// URI, of checkpoints, metrics, `train_report.html` and the trained model in `model`."""
     input: tuple[str, ...] = ()
     """Tables `shards` of curate_corpus, LLaVA JSON, any other corpus, or `module:Class`; a stage may name its own."""
+    image_root: str | None = None
+    """Folder that relative image URIs of a corpus start from and must stay in; that of the file with them if left
+    out."""
     weights: tuple[float, ...] = ()
     """Of each input: times that each of its samples is seen in an epoch, fractions allowed; 1 each if left out."""
     model: str | None = None

@@ -68,7 +68,8 @@ def settle(config: TrainConfig) -> TrainJob:
     if any(stage.lora for stage in config.chosen):
         # here and not when its stage begins, hours later
         require_peft()
-    uris = [output, config.start, *config.input]
+    folders = [] if config.image_root is None else [config.image_root]
+    uris = [output, config.start, *config.input, *folders]
     options = next((found for uri in uris if (found := storage_options(uri))), {})
     start, identity, model = _beginning(config, options)
     layout = layout_of(model, config.layout)
@@ -76,7 +77,7 @@ def settle(config: TrainConfig) -> TrainJob:
     works: list[StageWork] = []
     settings: dict[str, Any] = {"model": identity, "seed": config.seed, "version": VERSION, "stages": {}}
     for number, stage in enumerate(config.chosen):
-        read = _index(stage.inputs, indexes, config.limit)
+        read = _index(stage.inputs, indexes, config)
         plain = plain_settings(stage)
         data = [index.fingerprint for index in read]
         identity = record.run_id({"stage": plain, "seed": config.seed, "data": data, "from": identity, "v": VERSION})
@@ -102,7 +103,9 @@ def settle(config: TrainConfig) -> TrainJob:
         export={join_uri(output, "model"): layout},
         ends_recipe=config.limit_steps is None and not config.stages,
     )
-    _check_apart(works, config.start)
+    if folders and not any(index.kind == "corpus" for index in indexes.values()):
+        raise ConfigError("--image-root is for corpora that name their images, and no input is one; leave it out")
+    _check_apart(works, [config.start, *folders])
     return TrainJob(
         config=config,
         output=output,
@@ -148,15 +151,15 @@ def layout_of(model: ModelConfig, asked: Layout | None) -> Layout:
     return asked or "hf"
 
 
-def _index(inputs: Sequence[str], known: dict[str, SourceIndex], limit: int | None) -> tuple[SourceIndex, ...]:
+def _index(inputs: Sequence[str], known: dict[str, SourceIndex], config: TrainConfig) -> tuple[SourceIndex, ...]:
     new = [uri for uri in dict.fromkeys(inputs) if uri not in known]
-    known |= dict(zip(new, index_inputs(new, limit=limit), strict=True))
+    known |= dict(zip(new, index_inputs(new, limit=config.limit, image_root=config.image_root), strict=True))
     return tuple(known[uri] for uri in inputs)
 
 
-def _check_apart(works: Sequence[StageWork], start: str) -> None:
-    """Refuse to write over what is read."""
-    read = [start, *(uri for work in works for uri in work.stage.inputs if not is_class(uri))]
+def _check_apart(works: Sequence[StageWork], others: Sequence[str]) -> None:
+    """Refuse to write over what is read: inputs, and others."""
+    read = [*others, *(uri for work in works for uri in work.stage.inputs if not is_class(uri))]
     for target in (uri for work in works for uri in (work.output, *work.export)):
         for uri in read:
             if f"{_resolved(uri)}/".startswith(f"{_resolved(target)}/"):
@@ -207,8 +210,8 @@ def check_record(job: TrainJob) -> None:
     for uri, fingerprint in job.data.items():
         if before["data"].get(uri, fingerprint) != fingerprint:
             raise ConfigError(
-                f"{uri} has changed since the run in {job.output} began, or --limit takes other rows of it; put it "
-                f"back, or {advice}"
+                f"{uri} has changed since the run in {job.output} began, or --limit or --image-root takes other rows "
+                f"or images of it; put it back, or {advice}"
             )
 
 

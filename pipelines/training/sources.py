@@ -7,6 +7,7 @@ row's image bytes only when they are asked for, so that a worker that does not t
 What this does *not* do: order samples (`data`), tokenise or decode.
 """
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -92,6 +93,8 @@ class SourceIndex:
     """Shards: path below the table and row group, of each unit."""
     fragments: tuple[Fragment, ...] = ()
     """Corpus: of each unit."""
+    settings: CorpusSettings = SETTINGS
+    """Corpus: how it is read."""
 
     @property
     def num_rows(self) -> int:
@@ -99,33 +102,41 @@ class SourceIndex:
         return sum(self.rows)
 
 
-def index_inputs(inputs: Sequence[str], *, limit: int | None = None) -> tuple[SourceIndex, ...]:
+def index_inputs(
+    inputs: Sequence[str], *, limit: int | None = None, image_root: str | None = None
+) -> tuple[SourceIndex, ...]:
     """Look at inputs without reading their rows; on the driver, before any cluster work.
 
     Args:
         inputs: tables of shards, corpora, or `module:Class`.
         limit: most rows of each; all if left out.
+        image_root: of corpora, see `CorpusSettings`.
 
     Raises:
         ConfigError: an input is empty, is not there, or a shard of it is missing.
     """
-    found = tuple(_index(uri, limit) for uri in inputs)
+    settings = dataclasses.replace(SETTINGS, image_root=image_root)
+    found = tuple(_index(uri, limit, settings) for uri in inputs)
     for index in found:
         if not index.num_rows:
             raise ConfigError(f"{index.uri} has no rows; expected shards, LLaVA JSON or another corpus to train on")
     return found
 
 
-def _index(uri: str, limit: int | None) -> SourceIndex:
+def _index(uri: str, limit: int | None, settings: CorpusSettings) -> SourceIndex:
     if is_class(uri):
         source = make_source(uri)
         return SourceIndex(kind="class", uri=uri, fingerprint=source.fingerprint, rows=tuple(source.units))
     if exists(join_uri(uri, "_delta_log")):
         return _index_shards(uri, limit)
-    fragments = tuple(plan_corpus([uri], limit=limit, storage_options=corpus_options(uri, None), settings=SETTINGS))
-    names = [one.fragment_id for one in fragments]
+    options = corpus_options(uri, None, *settings.places)
+    fragments = tuple(plan_corpus([uri], limit=limit, storage_options=options, settings=settings))
+    # the same names below another folder are other images
+    names = [*(one.fragment_id for one in fragments), *settings.places]
     rows = tuple(one.num_rows for one in fragments)
-    return SourceIndex(kind="corpus", uri=uri, fingerprint=_hash(names), rows=rows, fragments=fragments)
+    return SourceIndex(
+        kind="corpus", uri=uri, fingerprint=_hash(names), rows=rows, fragments=fragments, settings=settings
+    )
 
 
 def _index_shards(uri: str, limit: int | None) -> SourceIndex:
@@ -258,12 +269,12 @@ class CorpusSource:
 
     def read(self, unit: int) -> list[TrainRow]:
         """Rows of a fragment; their bytes are read with them."""
-        fragment = self.index.fragments[unit]
+        settings = self.index.settings
         rows = read_fragment(
-            fragment,
-            storage_options=corpus_options(self.index.uri, self.options),
+            self.index.fragments[unit],
+            storage_options=corpus_options(self.index.uri, self.options, *settings.places),
             columns=DEFAULT_COLUMNS,
-            settings=SETTINGS,
+            settings=settings,
         )
         return [corpus_row(row) for row in rows]
 

@@ -230,6 +230,26 @@ def test_another_limit_is_other_data_and_a_limit_beyond_all_rows_is_none(tmp_pat
     assert some.fingerprint != whole.fingerprint and all_of_it == whole
 
 
+def test_images_of_a_corpus_may_lie_elsewhere(tmp_path: Path) -> None:
+    images = {"coco/1.png": cases.png(20, 30, seed=1), "gqa/1.png": cases.png(30, 20, seed=2)}
+    for name, data in {**images, "beside.png": b"outside"}.items():
+        file = tmp_path / "playground/data" / name if name in images else tmp_path / "playground" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    names = [*images, "../beside.png"]
+    rows = [{"id": n, "image": n, "conversations": cases.turns("<image>\nWhat?", f"This: {n}.")} for n in names]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/mix.json").write_text(json.dumps(rows))
+    uri, root = str(tmp_path / "lists/mix.json"), str(tmp_path / "playground/data")
+    (index,), (bare,), (other,) = (index_inputs([uri], image_root=one) for one in (root, None, str(tmp_path)))
+    found = open_source(index).read(0)
+    assert [one.error for one in found] == [None, None, "PATH_TRAVERSAL"]
+    assert [one.load() for one in found[:2]] == [(images["coco/1.png"],), (images["gqa/1.png"],)]
+    assert [one.error for one in open_source(bare).read(0)] == ["NOT_FOUND", "NOT_FOUND", "PATH_TRAVERSAL"]
+    # the names are the same, the images are not
+    assert len({one.fingerprint for one in (index, bare, other)}) == 3
+
+
 def test_a_table_with_the_shards_of_two_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = shards(tmp_path)
     monkeypatch.setattr(shard_cases, "SETTINGS", dataclasses.replace(shard_cases.SETTINGS, run_id="shards1"))

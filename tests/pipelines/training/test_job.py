@@ -57,6 +57,27 @@ def test_a_model_in_a_store_is_the_same_run_and_leaves_no_copy(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+class Own:
+    """A source of one's own, which names no images."""
+
+    fingerprint, units = "own", (3,)
+
+
+def test_an_image_root_is_read_and_has_to_be_of_use(folder: Path, tmp_path: Path) -> None:
+    own = "tests.pipelines.training.test_job:Own"
+    both = dataclasses.replace(config(folder, tmp_path), image_root=str(folder))
+    both = dataclasses.replace(both, input=(own, *both.input))
+    assert settle(both).data.keys() == {own, str(folder / "corpus/data.json")}
+    with pytest.raises(ConfigError, match="--image-root is for corpora that name their images, and no input is one"):
+        settle(dataclasses.replace(both, input=(own,)))
+    with pytest.raises(ConfigError, match=r"out/align/images is read, but .*out/align would be written over it"):
+        settle(dataclasses.replace(both, output=str(tmp_path / "out"), image_root=str(tmp_path / "out/align/images")))
+    # the same names below another folder are other images, and so another run
+    write_record(settle(both), "complete")
+    with pytest.raises(ConfigError, match="--image-root takes other rows or images of it"):
+        check_record(settle(dataclasses.replace(both, image_root=str(tmp_path))))
+
+
 def written(job: TrainJob) -> list[Path]:
     """A file in every folder that a job writes."""
     files = [Path(folder, "file") for work in job.works for folder in (work.output, *work.export)]

@@ -93,7 +93,7 @@ def _list_local(source: str, path: str) -> Listing:
         return Listing(source=source, root=str(Path(path).parent), entries=Entries((entry,)), explicit=True)
     if not _MAGIC & set(path):
         raise ConfigError(f"input {source!r}: no such file or folder ({path})")
-    root = _fixed_prefix(path)
+    root = fixed_prefix(path)
     found = glob.glob(path, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
     matches = [match for match in found if not _hidden(Path(match).name)]
     entries: list[Entry] = []
@@ -115,15 +115,15 @@ def _named_file(path: str) -> Entry:
         return _refused(path, Path(path).name, CorpusReason.NOT_FOUND, "a link to nothing")
 
 
-def _fixed_prefix(path: str) -> str:
-    """Return the folders of a glob that come before its first wildcard.
+def fixed_prefix(path: str) -> str:
+    """Return the folders of a glob that come before its first wildcard; all of a path without one.
 
     Example:
-        >>> _fixed_prefix("/data/a/*/b.jpg"), _fixed_prefix("s3://bucket/x*.tar")
-        ('/data/a', 's3://bucket')
+        >>> fixed_prefix("/data/a/*/b.jpg"), fixed_prefix("s3://bucket/x*.tar"), fixed_prefix("/data/a")
+        ('/data/a', 's3://bucket', '/data/a')
     """
     parts = path.split("/")
-    fixed = next(index for index, part in enumerate(parts) if _MAGIC & set(part))
+    fixed = next((index for index, part in enumerate(parts) if _MAGIC & set(part)), len(parts))
     return "/".join(parts[:fixed]) or "/"
 
 
@@ -244,4 +244,4 @@ def _find_remote(store: Any, path: str, uri: str) -> tuple[str, bool, dict[str, 
     for folder in folders:
         if not _hidden(folder.rstrip("/").rpartition("/")[2]):
             found |= store.find(folder, detail=True)
-    return _fixed_prefix(uri), True, found
+    return fixed_prefix(uri), True, found

@@ -1,11 +1,12 @@
 """What a caller may set about reading a corpus; the same values go to `plan_corpus` and `read_fragment`.
 
-Every field changes rows or fragments, so a run's id has to include both dataclasses. Credentials are not settings:
-they travel apart, as fsspec's `storage_options`.
+Every field but `read_threads` changes rows or fragments, so a run's id has to include both dataclasses
+(`CorpusSettings.identity`). Credentials are not settings: they travel apart, as fsspec's `storage_options`.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llava_core.config import check_at_least, check_choice
 from pipelines.corpus_sources import normalise
@@ -37,7 +38,8 @@ class CorpusSettings:
     kind: CorpusKind = "auto"
     """What a folder holds. "auto": Parquet if it has any, else tars, else images, else JSON."""
     rows_per_fragment: int = 256
-    """Mean rows of a fragment of files, rows of one of a container (Parquet keeps to row groups); at most 1,024."""
+    """Mean rows of a fragment of files, rows of one of a container (Parquet keeps to row groups); at most 1,024. Choose
+    it before the first run: another value is another run, which does everything again."""
     image_root: str | None = None
     """Folder that relative image URIs start from and must stay in, made absolute. None: that of the file with them."""
     allowed_prefixes: tuple[str, ...] = ()
@@ -72,6 +74,11 @@ class CorpusSettings:
     def places(self) -> tuple[str, ...]:
         """Where rows may point to, beside the corpus' own folders."""
         return (*(() if self.image_root is None else (self.image_root,)), *self.allowed_prefixes)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run's id includes: a slow store may be read by more threads in the middle of a run."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "read_threads"}
 
 
 DEFAULT_COLUMNS = CorpusColumns()

@@ -18,7 +18,7 @@ from pipelines.corpus_sources import normalise
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.models import find_model
 from pipelines.curation.overrides import Overrides, read_overrides
-from pipelines.curation.probe import STAGE_VERSION, ProbeSettings
+from pipelines.curation.probe import STAGE_VERSION, ProbeSettings, input_root
 from pipelines.curation.probe_stage import ProbeSpec
 from pipelines.curation.select_stage import table_digest
 from pipelines.curation.shard import ShardSettings
@@ -34,6 +34,7 @@ _PASSING = (
     "output",
     "plan",
     "diff",
+    "retry_rejected",
     "overwrite",
     "num_workers",
     "ray_address",
@@ -91,7 +92,7 @@ class CurateJob:
     @property
     def state(self) -> str:
         """Names all that this call is to come to: the corpus as it is now, and every setting that changes a row."""
-        values = dataclasses.asdict(self.config)
+        values = dataclasses.asdict(self.config) | {"corpus": self.config.corpus.identity}
         return record.run_id(
             {
                 "settings": {name: value for name, value in values.items() if name not in _PASSING},
@@ -116,9 +117,7 @@ def freeze(config: CurateConfig) -> CurateJob:
         CheckpointRefused: the model is not there, or cannot be trusted.
     """
     output = absolute_uri(config.output)
-    options = next(
-        (found for uri in (output, *config.input, *config.corpus.places) if (found := storage_options(uri))), {}
-    )
+    options = _storage_options(config, output)
     model, tokenizer = find_model(config.model, config.model_revision)
     words = read_words(config.flagged_words, options) if config.flagged_words else frozenset()
     sandbox = SandboxSettings(cpu_seconds=config.decoder_seconds, memory_bytes=config.decoder_bytes)
@@ -168,11 +167,18 @@ def name_probe(spec: ProbeSpec, limit: int | None) -> str:
         "settings": settings,
         "tokenizer": spec.tokenizer,
         "scorers": list(spec.scorers),
-        "corpus": dataclasses.asdict(spec.corpus),
+        "corpus": spec.corpus.identity,
         "columns": dataclasses.asdict(spec.columns),
         "limit": limit,
     }
     return record.run_id(identity)
+
+
+def _storage_options(config: CurateConfig, output: str) -> dict[str, str]:
+    """Of the first place that needs any: one set of keys reaches all stores of a job."""
+    files = (one for one in (config.overrides, config.flagged_words) if one)
+    uris = (output, *config.input, *config.corpus.places, *config.against, *files)
+    return next((found for uri in uris if (found := storage_options(uri))), {})
 
 
 def _named(spec: ProbeSpec, run_id: str) -> ProbeSpec:
@@ -188,16 +194,17 @@ def _plan(inputs: Sequence[str], config: CurateConfig, options: dict[str, str], 
         settings=config.corpus,
     )
     # a row's source is what is below its input: of another input the same files are other rows
-    return [mark_fragment(one, normalise(one.source)) for one in fragments]
+    return [mark_fragment(one, input_root(one)) for one in fragments]
 
 
 def _split_references(against: Sequence[str], options: dict[str, str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Evaluation images that are a corpus, and those that are a table with hashes."""
     folders, ready = [], []
-    for uri in map(absolute_uri, against):
+    for uri in map(normalise, against):
         if not exists(join_uri(uri, "_delta_log"), options):
             folders.append(uri)
             continue
+        uri = absolute_uri(uri)
         table = open_table(uri, options)
         names = [] if table is None else pa.schema(table.schema().to_arrow()).names
         if table is None or not {"uid", "status", "run_id", "content_hash", "pixel_hash", "phash"} <= set(names):
@@ -210,7 +217,7 @@ def _split_references(against: Sequence[str], options: dict[str, str]) -> tuple[
 def _shard_spec(config: CurateConfig, model: ModelConfig, output: str, options: dict[str, str]) -> ShardSpec:
     settings = ShardSettings(run_id="", model=model.to_dict(), pixels=config.pixels, size=config.size)
     identity: dict[str, Any] = dataclasses.asdict(settings)
-    identity |= {"columns": dataclasses.asdict(config.columns), "corpus": dataclasses.asdict(config.corpus)}
+    identity |= {"columns": dataclasses.asdict(config.columns), "corpus": config.corpus.identity}
     return ShardSpec(
         settings=dataclasses.replace(settings, run_id=shard_run(identity)),
         table_uri=join_uri(output, "shards"),

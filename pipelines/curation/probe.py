@@ -21,17 +21,19 @@ from tokenizers import Tokenizer
 
 from llava_core.config import ModelConfig, plan_tiles
 from llava_core.errors import ImageRefused, PromptRefused
+from pipelines.corpus_listing import fixed_prefix
+from pipelines.corpus_sources import normalise
 from pipelines.curation.conversations import check_conversation
 from pipelines.curation.hashes import HASH_BYTES
 from pipelines.curation.look import ImageFacts, shallow
 from pipelines.curation.looker import Looked, Looker
 from pipelines.curation.scorers import EMBEDDING, Scorer
 from pipelines.curation.text_measures import measure_text
-from pipelines.fragments import CorpusRow, printable
+from pipelines.fragments import CorpusRow, Fragment, printable
 from pipelines.sandbox import SandboxSettings
 from schemas.score import CARRIED, SCORE
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 """Part of a run's identity: raise it whenever a change here gives the same input another row."""
 CHUNK_ROWS, CHUNK_BYTES = 64, 2**26
 """Rows, and bytes of their images, that are in memory at once."""
@@ -60,7 +62,7 @@ class ProbeSettings:
     sandbox: SandboxSettings = field(default_factory=SandboxSettings)
     """Limits of the decoder."""
     source_key: str = "source"
-    """Metadata that names a row's source; else it is the first folder below its input, else the input's name."""
+    """Metadata that names a row's source; else see `source_of`."""
     quality: Quality = "blockiness"
     """What decides between copies of equal size: least blocky, or a score that the corpus or a scorer gives."""
     flagged: frozenset[str] = frozenset()
@@ -74,6 +76,7 @@ def probe_rows(
     *,
     fragment_id: str,
     root: str,
+    container: str | None = None,
     tokenizer: Tokenizer | None = None,
     scorers: Sequence[Scorer] = (),
 ) -> pa.Table:
@@ -84,7 +87,8 @@ def probe_rows(
         looker: looks at images.
         settings: of the run.
         fragment_id: the fragment's, written into each row.
-        root: folder or file that the fragment's input is; sources are named by what is below it.
+        root: of `input_root`; sources are named by what is below it.
+        container: uri of the file that holds the rows; None where each is a file.
         tokenizer: of the model; None estimates the tokens of texts.
         scorers: models that score images; they get the squares of the looker.
 
@@ -98,7 +102,8 @@ def probe_rows(
     for chunk in _chunks(rows):
         probed = _looked(chunk, looker)
         for row, looked in zip(chunk, probed, strict=True):
-            records.append(_record(row, looked, settings, fragment_id, root, tokenizer))
+            source = source_of(container or row.uri, root)
+            records.append(_record(row, looked, settings, fragment_id, source, tokenizer))
         _add_scores(records[-len(chunk) :], chunk, probed, scorers, settings.quality)
     return pa.Table.from_pylist(records, schema=SCORE)
 
@@ -132,11 +137,12 @@ def _record(
     looked: list[Looked] | ImageRefused,
     settings: ProbeSettings,
     fragment_id: str,
-    root: str,
+    source: str,
     tokenizer: Tokenizer | None,
 ) -> dict[str, Any]:
     """One row of `SCORE`; columns that are not named are null."""
     metadata = json.loads(row.metadata)
+    named = metadata.get(settings.source_key)
     record: dict[str, Any] = {
         "uid": row.uid,
         "uri": row.uri,
@@ -144,7 +150,7 @@ def _record(
         "row_index": row.index,
         "run_id": settings.run_id,
         "status": "ok",
-        "source": source_of(row.uri, root, metadata.get(settings.source_key)),
+        "source": named.strip() if isinstance(named, str) and named.strip() else source,
     }
     if row.error is not None:
         return _rejected(record, row.error, row.error_detail)
@@ -224,22 +230,27 @@ def _text_values(row: CorpusRow, settings: ProbeSettings, tokenizer: Tokenizer |
     return {"text": text[:TEXT_CHARS] if said else None, "num_turns": turns, "n_text_tokens": tokens, **measures}
 
 
-def source_of(uri: str, root: str, named: object = None) -> str:
-    """Name the source of a row.
+def input_root(fragment: Fragment) -> str:
+    """Return the folder or file that a fragment's input is; of a glob, the folders before its first wildcard."""
+    named = normalise(fragment.source)
+    first = fragment.container.uri if fragment.container else fragment.row_uri(0)
+    # a folder may have a glob's brackets in its name
+    return named if f"{first}/".startswith(f"{named.rstrip('/')}/") else fixed_prefix(named)
+
+
+def source_of(uri: str, root: str) -> str:
+    """Name the source of a row whose metadata does not: the first folder below its input, else the input's name.
 
     Args:
-        uri: of the row.
-        root: the folder or file that its input is.
-        named: what its metadata says.
+        uri: of the file that it is, or is in.
+        root: of `input_root`.
 
     Example:
-        >>> source_of("/d/web/a/1.jpg", "/d"), source_of("/d/1.jpg", "/d"), source_of("/d/x.tar#7", "/d/x.tar", "cc3m")
-        ('web', 'd', 'cc3m')
-        >>> source_of("s3://b/x/part-0.parquet#5", "s3://b/x/part-0.parquet")
+        >>> source_of("/d/web/a/1.jpg", "/d"), source_of("/d/1.jpg", "/d")
+        ('web', 'd')
+        >>> source_of("s3://b/x/part-0.parquet", "s3://b/x/part-0.parquet")
         'part-0.parquet'
     """
-    if isinstance(named, str) and named.strip():
-        return named.strip()
     root = root.rstrip("/")
     inside = uri.removeprefix(root).lstrip("/") if uri.startswith(root + "/") else ""
     folder, has_folder, _ = inside.partition("/")

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from llava_core.errors import TesseraError
 from pipelines.corpus import read_fragment
 from pipelines.corpus_settings import CorpusColumns, CorpusSettings
-from pipelines.corpus_sources import normalise
 from pipelines.curation.looker import Looker
-from pipelines.curation.probe import ProbeSettings, probe_rows
+from pipelines.curation.probe import ProbeSettings, input_root, probe_rows
 from pipelines.curation.scorers import load_scorers
+from pipelines.curation.shard_plan import narrow_piece
 from pipelines.fragments import Fragment
 from pipelines.known_rows import NOTHING_KNOWN, Known, take_over, unknown_rows
 from pipelines.parts import Receipt, write_fragment
@@ -67,14 +67,15 @@ class ProbeStage(FragmentStage):
 
     def do(self, work: Mapping[str, Any]) -> Receipt:
         """Probe one fragment, as JSON."""
-        return self.probe(Fragment.from_json(dict(work["fragment"])), Known.from_json(work["known"]))
+        return self.probe(Fragment.from_json(dict(work["fragment"])), Known.from_json(work["known"]), work["only"])
 
-    def probe(self, fragment: Fragment, known: Known = NOTHING_KNOWN) -> Receipt:
+    def probe(self, fragment: Fragment, known: Known = NOTHING_KNOWN, only: Sequence[int] = ()) -> Receipt:
         """Probe one fragment and write its part files.
 
         Args:
             fragment: whole.
             known: its rows that the table holds already.
+            only: its rows that are probed again; all of them if empty.
 
         Raises:
             ProbeError: it has been begun too often.
@@ -87,7 +88,7 @@ class ProbeStage(FragmentStage):
                 "more memory"
             )
         return write_fragment(
-            self.table(fragment, known),
+            self.table(fragment, known, only),
             SCORE,
             table_uri=self.spec.table_uri,
             fragment_id=fragment.fragment_id,
@@ -95,18 +96,24 @@ class ProbeStage(FragmentStage):
             storage_options=self.spec.storage_options,
         )
 
-    def table(self, fragment: Fragment, known: Known = NOTHING_KNOWN) -> pa.Table:
-        """Probe the rows of one fragment that are not known: rows of SCORE, of all of the fragment."""
+    def table(self, fragment: Fragment, known: Known = NOTHING_KNOWN, only: Sequence[int] = ()) -> pa.Table:
+        """Probe the rows of one fragment that are not known: rows of SCORE, of all of it or of some rows only."""
         spec = self.spec
         options = corpus_options(fragment.row_uri(0), spec.storage_options, *spec.corpus.places)
-        part, places = unknown_rows(fragment, known)
+        if only:
+            piece = narrow_piece(fragment, only, ())
+            part, places = piece.fragment, dict(zip(piece.indices, only, strict=True))
+        else:
+            part, left = unknown_rows(fragment, known)
+            places = dict(enumerate(left))
         rows = read_fragment(part, storage_options=options, columns=spec.columns, settings=spec.corpus)
         found = probe_rows(
-            (dataclasses.replace(row, index=places[row.index]) for row in rows),
+            (dataclasses.replace(row, index=places[row.index]) for row in rows if row.index in places),
             self.looker,
             spec.settings,
             fragment_id=fragment.fragment_id,
-            root=normalise(fragment.source),
+            root=input_root(fragment),
+            container=fragment.container.uri if fragment.container else None,
             tokenizer=self.tokenizer,
             scorers=self.scorers,
         )
@@ -121,7 +128,12 @@ class ProbeStage(FragmentStage):
 
 
 def stream_probed(
-    fragments: Sequence[Fragment], spec: ProbeSpec, workers: WorkerPlan, known: Mapping[str, Known] | None = None
+    fragments: Sequence[Fragment],
+    spec: ProbeSpec,
+    workers: WorkerPlan,
+    known: Mapping[str, Known] | None = None,
+    *,
+    only: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Receipt]:
     """Send fragments through actors, and give their receipts as they come; see `stages.stream_receipts`.
 
@@ -130,9 +142,15 @@ def stream_probed(
         spec: of the probe.
         workers: how many.
         known: by fragment, rows that the table holds already and that are not read again.
+        only: by fragment, the rows that are probed; all of them where it is not named.
     """
-    known = known or {}
+    known, only = known or {}, only or {}
     works = (
-        {"fragment": one.to_json(), "known": known.get(one.fragment_id, NOTHING_KNOWN).to_json()} for one in fragments
+        {
+            "fragment": one.to_json(),
+            "known": known.get(one.fragment_id, NOTHING_KNOWN).to_json(),
+            "only": only.get(one.fragment_id, ()),
+        }
+        for one in fragments
     )
     return stream_receipts(works, ProbeStage, (spec,), workers)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
@@ -17,7 +18,7 @@ from pipelines.curation.balance import BalanceConfig
 from pipelines.curation.cluster_stage import grow, still_there
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.dedupe import DedupeConfig, dedupe_table
-from pipelines.curation.job import CurateJob, freeze
+from pipelines.curation.job import CurateJob, _storage_options, freeze
 from pipelines.curation.recipes import datacomp_basic, llava_highres
 from pipelines.curation.rules import RulesConfig
 from tests.pipelines.curation.cases import table
@@ -119,7 +120,13 @@ SELECTED: list[dict[str, Any]] = [
     {"rules": RulesConfig(min_blur=3)},
     {"balance": BalanceConfig(total=2)},
 ]
-PASSING: list[dict[str, Any]] = [{"num_workers": 2}, {"plan": True}, {"diff": True}, {"stall_timeout": 5.0}]
+PASSING: list[dict[str, Any]] = [
+    {"num_workers": 2},
+    {"plan": True},
+    {"diff": True},
+    {"stall_timeout": 5.0},
+    {"corpus": CorpusSettings(read_threads=32)},
+]
 
 
 def test_the_probe_is_named_by_what_it_measures_and_the_state_by_all(corpus: Path) -> None:
@@ -130,7 +137,8 @@ def test_the_probe_is_named_by_what_it_measures_and_the_state_by_all(corpus: Pat
     assert {job.run_id for job in selected} == {base.run_id}
     assert len({base.state, *(job.state for job in [*selected, *probed])}) == 1 + len(SELECTED) + len(PROBED)
     passing = [freeze(config(corpus, **change)) for change in PASSING]
-    assert {(job.run_id, job.state) for job in passing} == {(base.run_id, base.state)}
+    names = {(job.run_id, job.state, job.shard.settings.run_id) for job in passing}
+    assert names == {(base.run_id, base.state, base.shard.settings.run_id)}
 
 
 def test_the_state_follows_files_and_their_run_does_not(corpus: Path) -> None:
@@ -163,6 +171,50 @@ def test_the_same_files_of_another_input_are_other_rows_because_their_source_is(
     (alone,) = inner
     root = alone.rows[0]
     assert [row for one in outer for row in one.rows if row == root] == [root]
+
+
+def test_a_glob_of_a_folders_folders_names_the_rows_that_the_folder_names(corpus: Path) -> None:
+    for place in ("web/9.jpg", "docs/8.jpg"):
+        (corpus / place).parent.mkdir()
+        (corpus / place).write_bytes(encoded(scene(9)))
+    whole, matched, inner = (
+        freeze(config(corpus, input=(uri,))).fragments for uri in (str(corpus), f"{corpus}/*", f"{corpus}/we*/*")
+    )
+    assert [one.fragment_id for one in whole] == [one.fragment_id for one in matched]
+    assert {one.mark for one in inner} == {one.mark for one in whole}
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [("against", ("s3://b/eval",)), ("overrides", "s3://b/v.json"), ("flagged_words", "s3://b/w.txt")],
+)
+def test_the_keys_of_a_store_are_found_whatever_alone_is_in_it(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, given: str, place: Any
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    asked = config(corpus, **{given: place})
+    assert _storage_options(asked, asked.output)["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9"
+    assert _storage_options(config(corpus), asked.output) == {}
+
+
+@pytest.mark.parametrize("place", ["memory://exam/img?.jpg", "memory://exam/a#1", "{folder}/exam%20set"])
+def test_evaluation_images_may_have_names_that_tables_may_not(corpus: Path, place: str) -> None:
+    store = fsspec.filesystem("memory")
+    local = corpus.parent / "exam%20set"
+    local.mkdir()
+    for uri in ("/exam/img1.jpg", "/exam/a#1/img1.jpg"):
+        store.pipe_file(uri, encoded(scene(7)))
+    (local / "img1.jpg").write_bytes(encoded(scene(7)))
+    uri = place.format(folder=corpus.parent)
+    (found,) = freeze(config(corpus, against=(uri,))).references
+    assert (found.num_rows, found.row_uri(0).endswith("/img1.jpg")) == (1, True)
+
+
+def test_a_table_of_evaluation_images_may_not_lie_where_delta_looks_elsewhere(corpus: Path) -> None:
+    table = corpus.parent / "exam%20set"
+    (table / "_delta_log").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="'%20' in it, which Delta reads"):
+        freeze(config(corpus, against=(str(table),)))
 
 
 def clustered(rows: pa.Table) -> pa.Table:

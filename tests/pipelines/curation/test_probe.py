@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from PIL import Image
 from llava_core.config import plan_tiles
 from llava_core.errors import ConfigError
 from llava_core.geometry import Size
+from pipelines.corpus import plan_corpus
 from pipelines.curation.clusters import ROWS
+from pipelines.curation.config import CurateConfig
 from pipelines.curation.dedupe import DedupeConfig, dedupe_table
 from pipelines.curation.hashes import content_hash, phash, pixel_hash
+from pipelines.curation.job import freeze
 from pipelines.curation.look import look, probe_size
 from pipelines.curation.looker import Looker
 from pipelines.curation.models import LLAVA_NEXT
 from pipelines.curation.probe import ProbeSettings, probe_rows, source_of
+from pipelines.curation.probe_stage import ProbeStage
 from pipelines.curation.recipes import llava_highres
 from pipelines.curation.rules import active_rules, fails
 from pipelines.curation.scorers import load_scorers
@@ -288,7 +293,39 @@ def test_a_score_that_the_corpus_lacks_is_the_scorers() -> None:
     assert fails(pa.Table.from_pylist(found[:2], SCORE), rule, "drop").tolist() == [False, False]
 
 
-def test_sources() -> None:
-    assert source_of("/d/web/1.jpg", "/d/", "  ") == "web"
-    assert source_of("/d/web/1.jpg", "/d", 7) == "web"
-    assert source_of("s3://b/x/y.tar#3", "s3://b/x") == "x"
+def test_sources(sandbox: Looker) -> None:
+    assert source_of("/d/web/1.jpg", "/d/") == "web"
+    assert source_of("s3://b/x/y.tar", "s3://b/x") == "x"
+    rows = [row(number, metadata={"source": named}) for number, named in enumerate((" cc3m ", "  ", 7))]
+    assert [one["source"] for one in probed(rows, sandbox)] == ["cc3m", "web", "web"]
+
+
+def sources(stage: ProbeStage, *inputs: Path) -> dict[str, str]:
+    """The source of each row, by the end of its uri."""
+    fragments = plan_corpus([str(one) for one in inputs])
+    rows = [one for fragment in fragments for one in stage.table(fragment).to_pylist()]
+    return {one["uri"].rpartition("/")[2]: one["source"] for one in rows}
+
+
+def test_sources_are_the_folders_below_an_input_also_where_it_is_a_glob(tmp_path: Path) -> None:
+    corpus, bracketed = tmp_path / "corpus", tmp_path / "some [v1]"
+    for place in ("web/a/1.jpg", "docs/2.jpg", "3.jpg", "web/4.jsonl"):
+        (corpus / place).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / place).write_bytes(encoded(scene(1)) if place.endswith("g") else b'{"image": "a/1.jpg"}\n')
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    with tarfile.open(tars / "x.tar", "w") as archive:
+        archive.add(corpus / "3.jpg", "shown/5.jpg")
+    stage = ProbeStage(freeze(CurateConfig(input=(str(corpus),), output=str(tmp_path / "out"))).probe)
+    try:
+        images = {"1.jpg": "web", "2.jpg": "docs", "3.jpg": "corpus"}
+        assert sources(stage, corpus) == images
+        assert sources(stage, corpus / "*") == images | {"4.jsonl#0": "web"}
+        assert sources(stage, tmp_path / "c*" / "*" / "**" / "*.jpg") == {"1.jpg": "corpus", "2.jpg": "corpus"}
+        corpus.rename(bracketed)
+        assert sources(stage, bracketed) == images | {"3.jpg": bracketed.name}
+        # folders within a tar are no folders of the input
+        assert sources(stage, tars) == sources(stage, tars / "*.tar") == {"5": "tars"}
+        assert sources(stage, tars / "x.tar") == {"5": "x.tar"}
+    finally:
+        stage.looker.close()

@@ -7,9 +7,12 @@ What this does *not* do: run or score anything; it reads the tables of scores.
 
 import html
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from llava_core.errors import ConfigError
 from pipelines.cli import Say, render_lines
@@ -55,17 +58,20 @@ def compare_runs(benchmark: Benchmark, first: Sequence[Judged], second: Sequence
         first, second: scored items.
 
     Raises:
-        ConfigError: they have no item in common, or an item's references differ: other data.
+        ConfigError: they have no item in common, or no whole group where these are scored, or an item's references
+            differ: other data.
     """
     after = {one.item.item_id: one for one in second}
-    pairs = tuple((one, after[one.item.item_id]) for one in first if one.item.item_id in after)
+    pairs = tuple(_of_one_size(one, after[one.item.item_id]) for one in first if one.item.item_id in after)
     if not pairs:
         raise ConfigError(f"--compare: the two runs of {benchmark.name} have no scored item in common")
     changed = [one.item.item_id for one, other in pairs if one.item.references != other.item.references]
     if changed:
         raise ConfigError(f"--compare: {len(changed)} items of {benchmark.name} have other references: other data?")
     tallies = [tally([pair[place] for pair in pairs], benchmark.metric) for place in (0, 1)]
-    score = next(iter(benchmark.metric.total(tallies[0].sums, tallies[0].categories)))
+    score, value = next(iter(benchmark.metric.total(tallies[0].sums, tallies[0].categories).items()))
+    if not np.isfinite(value):
+        raise ConfigError(f"--compare: no group of items of {benchmark.name} is whole in both runs")
     return Comparison(
         benchmark=benchmark,
         score=score,
@@ -73,6 +79,15 @@ def compare_runs(benchmark: Benchmark, first: Sequence[Judged], second: Sequence
         pairs=pairs,
         only=(len(first) - len(pairs), len(second) - len(pairs)),
     )
+
+
+def _of_one_size(one: Judged, other: Judged) -> tuple[Judged, Judged]:
+    """A pair whose group has as many items in both runs: what one of them lacks, both do."""
+    if one.item.group_size == other.item.group_size:
+        return one, other
+    size = max(one.item.group_size, other.item.group_size)
+    first, second = (replace(each, item=replace(each.item, group_size=size)) for each in (one, other))
+    return first, second
 
 
 def read_judged(uri: str) -> list[Judged]:
@@ -85,10 +100,11 @@ def read_judged(uri: str) -> list[Judged]:
     if opened is None:
         raise ConfigError(f"--compare: no table of scores at {uri}")
     rows = dataset(opened).to_table().sort_by("place").to_pylist()
-    return [_judged(row) for row in rows if row["values"] is not None]
+    sizes = Counter(row["unit"] for row in rows if row["values"] is not None or row["status"] == "rejected")
+    return [_judged(row, sizes[row["unit"]]) for row in rows if row["values"] is not None]
 
 
-def _judged(row: dict[str, Any]) -> Judged:
+def _judged(row: dict[str, Any], group_size: int) -> Judged:
     item = Item(
         item_id=row["uid"],
         image=row["uri"],
@@ -97,6 +113,7 @@ def _judged(row: dict[str, Any]) -> Judged:
         references=tuple(json.loads(row["references"])),
         category=row["category"],
         group=row["unit"],
+        group_size=group_size,
         facts=json.loads(row["facts"]),
     )
     return Judged(item=item, reply=row["reply"], answer=row["answer"], values=tuple(json.loads(row["values"])))

@@ -28,6 +28,8 @@ class Item:
     """For the breakdown."""
     group: str = ""
     """Items of one group are only right together (rotations of one question, the pair of one image); own if empty."""
+    group_size: int = 0
+    """Items of its group, with those that have no reply; 0 where nobody counted."""
     counts: bool = True
     """Whether it is scored; if not, its answer is asked for by the submission alone."""
     facts: Mapping[str, str] = field(default_factory=dict)

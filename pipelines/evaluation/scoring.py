@@ -10,7 +10,7 @@ A result says "complete" only if every item of the split has a reply. What this 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,10 +82,10 @@ def check_ids(items: Sequence[Item]) -> None:
 
 
 def join(items: Sequence[Item], replies: Iterable[Reply]) -> Joined:
-    """Bring replies to their items.
+    """Bring replies to their items, which then know the size of their group.
 
     Args:
-        items: of one split, ids unique.
+        items: of one split, ids unique; groups whole.
         replies: in any order.
 
     Raises:
@@ -110,11 +110,12 @@ def join(items: Sequence[Item], replies: Iterable[Reply]) -> Joined:
             f"none of the {len(unknown)} answers is about an item of this split (first ids: {_some(unknown)}; expected "
             f"ids like {_some(known)}): another split or benchmark?"
         )
+    sizes = Counter(item.group for item in items)
     pairs, gaps = [], []
     for item in items:
         one = found.get(item.item_id)
         if one is not None and one.text is not None and item.item_id not in clashing:
-            pairs.append((item, one.text))
+            pairs.append((replace(item, group_size=sizes[item.group]) if item.group else item, one.text))
         else:
             gaps.append(_gap(item, one, item.item_id in clashing))
     return Joined(pairs=tuple(pairs), gaps=tuple(gaps), unknown=tuple(unknown), repeated=tuple(repeated))
@@ -158,7 +159,7 @@ class Result:
     """What a benchmark came to."""
 
     scores: Mapping[str, Interval]
-    """By name, the benchmark's own first; empty if nothing could be scored."""
+    """By name, the benchmark's own first; those of groups only where one is whole; empty if nothing could be scored."""
     categories: Mapping[str, tuple[int, float]]
     """Category → items and the main score of them alone."""
     constant: tuple[str, float] | None
@@ -200,7 +201,8 @@ def make_result(benchmark: Benchmark, judged: Sequence[Judged], joined: Joined, 
     categories: dict[str, tuple[int, float]] = {}
     if known:
         summed = tally(known, benchmark.metric)
-        scores = bootstrap(summed, benchmark.metric.total)
+        found = bootstrap(summed, benchmark.metric.total)
+        scores = {name: one for name, one in found.items() if np.isfinite(one.value)}
         categories = _by_category(benchmark, known, summed)
     return Result(
         scores=scores,
@@ -238,7 +240,8 @@ def _constant(benchmark: Benchmark, judged: Sequence[Judged]) -> tuple[str, floa
         Judged(item=item, reply=answer, answer=answer, values=value) for item, value in zip(items, values, strict=True)
     ]
     summed = tally(always, benchmark.metric)
-    return answer, float(next(iter(benchmark.metric.total(summed.sums, summed.categories).values())))
+    value = float(next(iter(benchmark.metric.total(summed.sums, summed.categories).values())))
+    return (answer, value) if np.isfinite(value) else None
 
 
 def result_rows(

@@ -68,6 +68,13 @@ def _counted(judged: Sequence[Judged]) -> tuple[float, ...]:
     return (float(len(judged)), sum(one.score for one in judged))
 
 
+def _whole(judged: Sequence[Judged]) -> tuple[float, float]:
+    """(1, whether all are right) of a group that is whole; one that lacks items says nothing about them together."""
+    if len(judged) < judged[0].item.group_size:
+        return 0.0, 0.0
+    return 1.0, float(all(one.score == 1.0 for one in judged))
+
+
 def _ratio(over: Floats, under: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Floats = np.asarray(over / under)
@@ -85,7 +92,7 @@ def mean_metric(name: str, score: _ItemScore) -> Metric:
 
 
 def together_metric(name: str, score: _ItemScore, alone: str) -> Metric:
-    """The share of groups whose every item is right, and beside it the share of items.
+    """The share of groups whose every item is right, of those that are whole, and beside it the share of items.
 
     Args:
         name: of the first.
@@ -94,7 +101,7 @@ def together_metric(name: str, score: _ItemScore, alone: str) -> Metric:
     """
 
     def parts(judged: Sequence[Judged]) -> tuple[float, ...]:
-        return (1.0, float(all(one.score == 1.0 for one in judged)), *_counted(judged))
+        return (*_whole(judged), *_counted(judged))
 
     def total(sums: Floats, categories: Sequence[str]) -> dict[str, Floats]:
         counts = sums.sum(axis=-2)
@@ -162,14 +169,17 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 
 
 def mme_metric() -> Metric:
-    """MME: for each subtask acc (share of questions) + acc+ (share of images with both right), 0 to 200; summed."""
+    """MME: for each subtask acc (share of questions) + acc+ (share of images with both right), 0 to 200; summed.
+
+    An image that lacks a question has no part in acc+, which is 0 where all do.
+    """
 
     def parts(judged: Sequence[Judged]) -> tuple[float, ...]:
-        return (*_counted(judged), 1.0, float(all(one.score == 1.0 for one in judged)))
+        return (*_counted(judged), *_whole(judged))
 
     def total(sums: Floats, categories: Sequence[str]) -> dict[str, Floats]:
         asked, right, images, both = (sums[..., place] for place in range(4))
-        scores = 100 * (_ratio(right, asked) + _ratio(both, images))
+        scores = 100 * (_ratio(right, asked) + both / np.maximum(images, 1))
         found = {}
         for name, wanted in (("perception", PERCEPTION), ("cognition", COGNITION)):
             places = [place for place, category in enumerate(categories) if category in wanted]

@@ -5,6 +5,7 @@ What this does *not* do: load weights; curation needs a model's settings and its
 
 from llava_core.config import ConnectorConfig, ModelConfig, TileConfig, VisionConfig
 from llava_core.geometry import Size
+from pipelines.models import local_model
 
 LLAVA_NEXT = ModelConfig(
     vision=VisionConfig(
@@ -25,7 +26,7 @@ def find_model(name: str, revision: str | None = None) -> tuple[ModelConfig, str
     """Find the settings of a model, and its tokenizer.
 
     Args:
-        name: "llava-next", or what `llava_core.checkpoints.resolve_model` takes.
+        name: "llava-next", what `llava_core.checkpoints.resolve_model` takes, or the URI of a folder.
         revision: of a hub name.
 
     Returns:
@@ -42,6 +43,7 @@ def find_model(name: str, revision: str | None = None) -> tuple[ModelConfig, str
         return LLAVA_NEXT, None
     from llava_core.checkpoints import read_config, resolve_model  # brings torch, which the built-in layout never needs
 
-    folder = resolve_model(name, revision=revision)
-    tokenizer = folder / "tokenizer.json"
-    return read_config(folder), tokenizer.read_text("utf-8") if tokenizer.is_file() else None
+    with local_model(name, weights=False) as here:
+        folder = resolve_model(here, revision=revision)
+        tokenizer = folder / "tokenizer.json"
+        return read_config(folder), tokenizer.read_text("utf-8") if tokenizer.is_file() else None

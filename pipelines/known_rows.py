@@ -30,7 +30,7 @@ from pipelines.parts import PARTITION
 from pipelines.row_refs import RowRef
 from pipelines.storage import StorageOptions, join_uri, open_uri, read_bytes, write_bytes
 from pipelines.table_files import run_files
-from pipelines.tables import committed_fragments, open_table
+from pipelines.tables import committed_fragments, dataset, open_table
 
 NOTES = "_rows"
 """Folder of the notes, in the table's own; Delta and `vacuum` leave such names alone."""
@@ -86,7 +86,12 @@ def row_version(row: RowRef) -> str:
 
 
 def find_known(
-    table_uri: str, run_id: str, missing: Sequence[Fragment], *, storage_options: StorageOptions | None = None
+    table_uri: str,
+    run_id: str,
+    missing: Sequence[Fragment],
+    *,
+    take_rejected: bool = True,
+    storage_options: StorageOptions | None = None,
 ) -> dict[str, Known]:
     """Find the rows of missing fragments that the table holds under other fragments of the same run.
 
@@ -94,6 +99,7 @@ def find_known(
         table_uri: the table.
         run_id: the run.
         missing: fragments that are planned and not in the table.
+        take_rejected: whether rows count as known of which anything was rejected.
         storage_options: see `storage.storage_options`; None reads the environment.
 
     Returns:
@@ -105,7 +111,8 @@ def find_known(
     if not donors.num_rows:
         return {}
     columns = (donors[name].to_pylist() for name in ("uid", "row_version", "fragment_id"))
-    held = {(uid, version): donor for uid, version, donor in zip(*columns, strict=True)}
+    apart = set() if take_rejected else _rejected(table_uri, run_id, storage_options)
+    held = {(uid, version): donor for uid, version, donor in zip(*columns, strict=True) if (donor, uid) not in apart}
     found = {}
     for fragment in missing:
         rows: dict[str, list[int]] = {}
@@ -116,6 +123,17 @@ def find_known(
             donors = (Donor(files=tuple(sorted(files[name])), indices=tuple(rows[name])) for name in sorted(rows))
             found[fragment.fragment_id] = Known(donors=tuple(donors))
     return found
+
+
+def find_noted(table_uri: str, run_id: str, *, storage_options: StorageOptions | None = None) -> set[str]:
+    """Return the fragments that are noted: those of the last plan, and earlier ones that the table held then.
+
+    Args:
+        table_uri: the table.
+        run_id: the run.
+        storage_options: see `storage.storage_options`; None reads the environment.
+    """
+    return set(_read_notes(table_uri, run_id, storage_options)["fragment_id"].unique().to_pylist())
 
 
 def note_rows(
@@ -284,6 +302,16 @@ def _live_files(table_uri: str, run_id: str, options: StorageOptions | None) -> 
     table = open_table(table_uri, options)
     own = {} if table is None else run_files(table, run_id)[0]
     return {name: [str(file["path"]) for file in files] for name, files in own.items()}
+
+
+def _rejected(table_uri: str, run_id: str, options: StorageOptions | None) -> set[tuple[str, str]]:
+    """(fragment_id, uid) of a run's rejected rows."""
+    table = open_table(table_uri, options)
+    if table is None:
+        return set()
+    rejected = (pc.field("run_id") == run_id) & (pc.field(PARTITION) == "rejected")
+    rows = dataset(table).to_table(columns=["fragment_id", "uid"], filter=rejected)
+    return set(zip(rows["fragment_id"].to_pylist(), rows["uid"].to_pylist(), strict=True))
 
 
 def _read_part(uri: str, path: str, options: StorageOptions | None) -> pa.Table:

@@ -32,7 +32,8 @@ class CurateConfig:
     input: tuple[str, ...]
     """Folders, Parquet files, WebDataset tars, JSONL or LLaVA JSON; local paths, s3:// or gs:// URIs."""
     output: str
-    """Folder of the tables `scores`, `clusters`, `selection` and `shards`, and of `report.html`."""
+    """Folder of the tables `scores`, `clusters`, `selection`, `shards` and (of `--against`) `references`, and of
+    `report.html` and `diff.html`."""
     recipe: Recipe = "permissive"
     """Which rows are kept, as a whole; the thresholds below change it."""
     rules: Annotated[RulesConfig, tyro.conf.arg(name="")] = field(default_factory=RulesConfig)
@@ -48,7 +49,8 @@ class CurateConfig:
     overrides: str | None = None
     """File of people's decisions, as the report saves it."""
     model: str = "llava-next"
-    """Whose tiles and tokens are planned: "llava-next" (336-pixel tiles), "tiny", a checkpoint folder, a hub name."""
+    """Whose tiles and tokens are planned: "llava-next" (336-pixel tiles), "tiny", a checkpoint folder, the URI of
+    one, a hub name."""
     model_revision: str | None = None
     """Revision of a hub name."""
     scorers: tuple[str, ...] = ()
@@ -76,6 +78,8 @@ class CurateConfig:
     """Probe a sample, print rows, images/s and the time that the whole would take, and stop."""
     diff: bool = False
     """Say what these settings would drop and add, with pictures in `diff.html`, and stop; of what has been probed."""
+    retry_rejected: bool = False
+    """Try this run's rejected rows again, once, beside what is missing; what becomes of them takes their place."""
     overwrite: bool = False
     """Remove rows of probes with other settings from `scores` once this run is complete."""
     num_workers: int | None = None

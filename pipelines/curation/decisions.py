@@ -70,4 +70,4 @@ def write_shards(job: CurateJob) -> Sharded:
     kept = read_kept(job.table("selection"), PLANNED_BY, storage_options=job.options)
     if kept is None:
         raise TableError(f"{job.table('selection')} is gone; run it again")
-    return shard_stage(kept, job.fragments, job.shard)
+    return shard_stage(kept, job.fragments, job.shard, retry_rejected=job.config.retry_rejected)

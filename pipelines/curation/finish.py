@@ -27,6 +27,8 @@ def is_settled(job: CurateJob) -> bool:
         return False
     if job.config.overwrite and other_runs(job):
         return False
+    if job.config.retry_rejected and _has_rejected(job):
+        return False
     # a call with other settings may have replaced these since, and a person may have taken measurements out
     return earlier.settings.get("runs") == _replaced_by(job) and _is_measured(job)
 
@@ -51,7 +53,7 @@ def finish(job: CurateJob, decided: Decided, *, new_rows: int, seconds: float, s
     passed = "pass" if job.config.select.rules.missing == "keep" else "fail"
     for reason, rows in decided.unmeasured.items():
         say(f"{rows:,} rows have no value for {reason}, so they {passed} it")
-    written = accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
+    written = _in_shards(job)
     for code, rows in written.rejected.items():
         say(f"{rows:,} kept rows cannot be trained on, and are rejected in shards: {code}")
     faults = _faults(job, decided, written)
@@ -84,13 +86,27 @@ def _replaced_by(job: CurateJob) -> dict[str, list[str] | None]:
 
 def _is_measured(job: CurateJob) -> bool:
     """Whether every row has been probed, those of evaluation images among them."""
-    probed = [(job.probe, job.fragments)]
-    probed += [(job.reference_probe, job.references)] if job.references else []
     return all(
         tables.open_table(spec.table_uri, job.options) is not None
         and _rows_of(spec, fragments).rows == total_rows(fragments)
-        for spec, fragments in probed
+        for spec, fragments in _probed(job)
     )
+
+
+def _has_rejected(job: CurateJob) -> bool:
+    """Whether any row is rejected that can be tried again, by the probe or by the shards."""
+    if any(_rows_of(spec, fragments).rejected for spec, fragments in _probed(job)):
+        return True
+    return bool(_in_shards(job).rejected)
+
+
+def _probed(job: CurateJob) -> list[tuple[ProbeSpec, Sequence[Fragment]]]:
+    """What is probed: the corpus, and evaluation images if there are any."""
+    return [(job.probe, job.fragments), *([(job.reference_probe, job.references)] if job.references else [])]
+
+
+def _in_shards(job: CurateJob) -> Counts:
+    return accounts.counts(job.table("shards"), job.shard.settings.run_id, storage_options=job.options)
 
 
 def _rows_of(spec: ProbeSpec, fragments: Sequence[Fragment]) -> Counts:

@@ -7,7 +7,7 @@ nothing between. What this does *not* do: touch an image or a measurement.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -24,16 +24,18 @@ from pipelines.curation.lease import Lease
 from pipelines.curation.pages import Runs, write_diff, write_report
 from pipelines.curation.plan import say_plan
 from pipelines.curation.probe_stage import ProbeSpec, stream_probed
+from pipelines.curation.retry import rejected_rows
 from pipelines.curation.shard_stage import Sharded
 from pipelines.fragments import Fragment, total_rows
-from pipelines.known_rows import count_known, find_known, note_rows
+from pipelines.known_rows import count_known, find_known, find_noted, note_rows
 from pipelines.parts import Receipt
 from pipelines.progress import Progress, watched
 from schemas.score import SCORE
 
 T = TypeVar("T")
-COMMIT_RECEIPTS, COMMIT_SECONDS = 8, 2.0
-"""A group of receipts is committed when it is this large, or when the last commit is this long ago."""
+COMMIT_SECONDS, COMMIT_SHARE = 2.0, 10.0
+"""Receipts are committed when the last commit is this many seconds ago, and as many times as long as it took: a commit
+loads the table's snapshot, which grows with the table, so a fixed number would take ever more of the driver's time."""
 
 
 def curate_corpus(config: CurateConfig, say: Say) -> None:
@@ -96,26 +98,35 @@ def probe(
 ) -> int:
     """Bring a table of scores to a corpus: probe the rows that are new or changed, take out what is gone.
 
+    Where `config.retry_rejected` says so, rows that were rejected before this call are probed again.
+
     Returns:
         Rows that were probed.
     """
-    table = tables.create_table(spec.table_uri, SCORE, storage_options=spec.storage_options)
-    run_id = spec.settings.run_id
+    tables.create_table(spec.table_uri, SCORE, storage_options=spec.storage_options)
+    run_id, options = spec.settings.run_id, spec.storage_options
     missing = missing_fragments(fragments, spec)
-    stale = tables.live_fragments(table, run_id) - {fragment.fragment_id for fragment in fragments}
-    rows_in, left = total_rows(fragments), total_rows(missing)
-    known = find_known(spec.table_uri, run_id, missing, storage_options=spec.storage_options)
+    stale = stale_fragments(fragments, spec)
+    again = rejected_rows(fragments, spec) if config.retry_rejected else {}
+    rows_in, left, rejected = total_rows(fragments), total_rows(missing), sum(map(len, again.values()))
+    known = find_known(
+        spec.table_uri, run_id, missing, take_rejected=not config.retry_rejected, storage_options=options
+    )
     to_do = left - count_known(known)
     if missing:
-        note_rows(spec.table_uri, run_id, fragments, storage_options=spec.storage_options)
-        workers = runtime.plan_workers(config.num_workers or max(1, int(sum(node.cpus for node in nodes))), nodes)
+        workers = _workers(nodes, config)
+        note_rows(spec.table_uri, run_id, fragments, storage_options=options)
         say(f"probe: {rows_in:,} {what}, {to_do:,} of them to do, by {workers.num_actors} worker(s); run {run_id}")
         collect(stream_probed(missing, spec, workers, known), spec, Progress(rows_in, done=rows_in - left), config)
+    if again:
+        say(f"probe: {rejected:,} rejected {what} are probed again")
+        sent = [fragment for fragment in fragments if fragment.fragment_id in again]
+        receipts = stream_probed(sent, spec, _workers(nodes, config), only=again)
+        collect(receipts, spec, Progress(rows_in, done=rows_in - rejected), config, again)
     if stale:
-        options = spec.storage_options
         tables.commit(spec.table_uri, (), run_id=run_id, schema=SCORE, stale=stale, storage_options=options)
         say(f"probe: {len(stale)} fragment(s) of files that changed or went were taken out")
-    return to_do
+    return to_do + rejected
 
 
 def missing_fragments(fragments: Sequence[Fragment], spec: ProbeSpec) -> list[Fragment]:
@@ -123,6 +134,15 @@ def missing_fragments(fragments: Sequence[Fragment], spec: ProbeSpec) -> list[Fr
     names = [fragment.fragment_id for fragment in fragments]
     done = tables.committed_fragments(spec.table_uri, spec.settings.run_id, names, storage_options=spec.storage_options)
     return [fragment for fragment in fragments if fragment.fragment_id not in done]
+
+
+def stale_fragments(fragments: Sequence[Fragment], spec: ProbeSpec) -> set[str]:
+    """Those in the table for this run that are not planned; the notes know them where the table was compacted."""
+    run_id, place = spec.settings.run_id, {"storage_options": spec.storage_options}
+    table = tables.open_table(spec.table_uri, **place)
+    live = set() if table is None else tables.live_fragments(table, run_id)
+    others = (live | find_noted(spec.table_uri, run_id, **place)) - {fragment.fragment_id for fragment in fragments}
+    return tables.committed_fragments(spec.table_uri, run_id, others, **place)
 
 
 def check_measured(job: CurateJob) -> None:
@@ -136,19 +156,34 @@ def check_measured(job: CurateJob) -> None:
         raise ConfigError("--diff: the evaluation images of --against are not measured yet; run without --diff")
 
 
-def collect(receipts: Iterable[Receipt], spec: ProbeSpec, progress: Progress, config: CurateConfig) -> None:
-    """Commit receipts in groups as they come; what has come is committed whatever ends the stream."""
+def collect(
+    receipts: Iterable[Receipt],
+    spec: ProbeSpec,
+    progress: Progress,
+    config: CurateConfig,
+    again: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Commit receipts in groups as they come; what has come is committed whatever ends the stream.
+
+    Args:
+        receipts: as they come.
+        spec: of the probe.
+        progress: where a person sees it.
+        config: of the job.
+        again: by fragment, the rejected rows whose place the receipts take.
+    """
     group: list[Receipt] = []
-    last = time.monotonic()
+    due = time.monotonic() + COMMIT_SECONDS
     try:
         for receipt in watched(receipts, deadline_s=config.stall_timeout):
             progress.add(receipt.rows, rejected=receipt.rows - receipt.ok)
             group.append(receipt)
-            if len(group) >= COMMIT_RECEIPTS or time.monotonic() - last >= COMMIT_SECONDS:
-                _commit(group, spec)
-                group, last = [], time.monotonic()
+            if (now := time.monotonic()) >= due:
+                _commit(group, spec, again)
+                group, ended = [], time.monotonic()
+                due = ended + max(COMMIT_SECONDS, COMMIT_SHARE * (ended - now))
     finally:
-        _commit(group, spec)
+        _commit(group, spec, again)
         progress.close()
 
 
@@ -173,7 +208,15 @@ def cluster_work(job: CurateJob) -> ClusterWork:
     )
 
 
-def _commit(group: Sequence[Receipt], spec: ProbeSpec) -> None:
-    if group:
-        run_id, options = spec.settings.run_id, spec.storage_options
+def _workers(nodes: Sequence[runtime.Node], config: CurateConfig) -> runtime.WorkerPlan:
+    return runtime.plan_workers(config.num_workers or max(1, int(sum(node.cpus for node in nodes))), nodes)
+
+
+def _commit(group: Sequence[Receipt], spec: ProbeSpec, again: Mapping[str, Sequence[int]] | None) -> None:
+    """Commit receipts: in place of as many rejected rows as were probed again, if any were."""
+    run_id, options = spec.settings.run_id, spec.storage_options
+    if group and again:
+        expected = {name: len(rows) for name, rows in again.items()}
+        tables.amend(spec.table_uri, group, run_id=run_id, schema=SCORE, expected=expected, storage_options=options)
+    elif group:
         tables.commit(spec.table_uri, group, run_id=run_id, schema=SCORE, storage_options=options)

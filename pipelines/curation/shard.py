@@ -25,7 +25,6 @@ from pipelines.corpus_settings import CorpusColumns, CorpusSettings
 from pipelines.curation.conversations import check_conversation
 from pipelines.curation.shard_file import ShardFile
 from pipelines.curation.shard_plan import Piece, ShardSize
-from pipelines.errors import TableError
 from pipelines.fragments import CorpusRow, InputChanged
 from pipelines.parts import Receipt
 from pipelines.storage import StorageOptions, corpus_options
@@ -106,7 +105,6 @@ def write_shard(
 
     Raises:
         InputChanged: the corpus is not what it was when it was probed.
-        TableError: the probe planned tiles for another model.
     """
     model = ModelConfig.from_dict(settings.model)
     reasons: Counter[str] = Counter()
@@ -121,9 +119,10 @@ def write_shard(
                 rejected.add(values)
                 continue
             if image_tokens is not None and image_tokens != values["n_image_tokens"]:
-                raise TableError(
-                    f"{row.uri}: {values['n_image_tokens']} image tokens for this model, but the probe planned "
-                    f"{image_tokens}; run the probe with the same --model"
+                raise InputChanged(
+                    f"{row.uri}: {values['n_image_tokens']} image tokens, and the probe planned {image_tokens} for the "
+                    "same model, so an image that it names has changed since. Change the file that names it (touch it, "
+                    "if it is local): then its rows are probed again"
                 )
             kept.add(values | {"n_text_tokens": text_tokens})
         placed = [

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from deltalake import DeltaTable
 
 from llava_core.errors import TesseraError
 from pipelines import record, tables
@@ -21,9 +22,10 @@ from pipelines.corpus_settings import DEFAULT_COLUMNS, DEFAULT_SETTINGS, CorpusC
 from pipelines.curation.shard import ShardSettings, ShardWork, write_shard
 from pipelines.curation.shard_plan import ShardPlan, pieces_of, plan_shards
 from pipelines.fragments import Fragment
-from pipelines.parts import Receipt
+from pipelines.parts import PARTITION, Receipt
 from pipelines.stages import receipt_of
 from pipelines.storage import exists, filesystem, join_uri, read_json, write_json
+from pipelines.table_files import run_files
 from pipelines.tables import CommitReport
 from pipelines.upkeep import replace_table
 from schemas.shard import SHARD
@@ -79,13 +81,16 @@ def shard_run(settings: Mapping[str, Any]) -> str:
     return record.run_id({"stage": ["shard", STAGE_VERSION], **identity})
 
 
-def shard_stage(kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) -> Sharded:
+def shard_stage(
+    kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec, *, retry_rejected: bool = False
+) -> Sharded:
     """Bring the table `shards` to what a selection keeps, in one commit: all else leaves. Ray has to be started.
 
     Args:
         kept: `PLANNED_BY` of the rows that the selection keeps, in any order.
         fragments: the frozen corpus.
         spec: where and how.
+        retry_rejected: write shards again that have rejected rows.
 
     Raises:
         ShardError: a worker found a broken contract.
@@ -95,6 +100,8 @@ def shard_stage(kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) 
     plans = plan_shards(kept, fragments, settings.size, tile_bytes=settings.tile_bytes)
     table = tables.create_table(spec.table_uri, SHARD, storage_options=options)
     kept_shards = tables.live_fragments(table, settings.run_id) & {plan.shard_id for plan in plans}
+    if retry_rejected:
+        kept_shards -= _with_rejected(table, settings.run_id)
     missing = [plan for plan in plans if plan.shard_id not in kept_shards]
     receipts = [found for plan in missing if (found := staged_receipt(spec, plan.shard_id)) is not None]
     there = {receipt.fragment_id for receipt in receipts}
@@ -108,6 +115,12 @@ def shard_stage(kept: pa.Table, fragments: Sequence[Fragment], spec: ShardSpec) 
     )
     _remove_staged(spec)
     return Sharded(report=report, shards=len(plans), written=len(todo))
+
+
+def _with_rejected(table: DeltaTable, run_id: str) -> set[str]:
+    """Shards of a run that have a file of rejected rows."""
+    own, _ = run_files(table, run_id)
+    return {name for name, files in own.items() if any(file[f"partition.{PARTITION}"] == "rejected" for file in files)}
 
 
 def shard_work(plan: ShardPlan, fragments: dict[str, Fragment]) -> ShardWork:

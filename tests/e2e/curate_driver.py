@@ -1,7 +1,7 @@
 """Curates a corpus and notes what is decoded: `python -m tests.e2e.curate_driver CORPUS OUTPUT LOG PAUSE`.
 
-PAUSE seconds pass before each image is decoded, so that a test can end all of it half way. What this does *not* do:
-end anything by itself (`test_curate_killed`).
+PAUSE seconds pass before each image is decoded, so that a test can end all of it half way; each receipt is committed as
+it comes. What this does *not* do: end anything by itself (`test_curate_killed`).
 """
 
 import functools
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.corpus_settings import CorpusSettings
-from pipelines.curation import job
+from pipelines.curation import flow, job
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.flow import curate_corpus
 from pipelines.sandbox import SandboxSettings
@@ -25,6 +25,7 @@ def main(corpus: str, output: str, log: str, pause: float) -> None:
     def with_notes(**values: Any) -> SandboxSettings:
         return SandboxSettings(**values, decoder=noting(Path(log), pause))
 
+    flow.COMMIT_SECONDS = flow.COMMIT_SHARE = 0.0
     job.SandboxSettings = with_notes  # type: ignore[assignment,misc]
     config = CurateConfig(input=(corpus,), output=output, corpus=SMALL, num_workers=1)
     curate_corpus(config, functools.partial(print, flush=True))

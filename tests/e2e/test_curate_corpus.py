@@ -186,6 +186,31 @@ def test_files_that_go_or_change_take_their_rows_along(tmp_path: Path, decoded: 
     assert decoded() == content(tmp_path, [changed])
 
 
+def test_images_that_come_after_their_records_are_tried_again_when_asked(tmp_path: Path) -> None:
+    """Records are fragments by themselves: no image that comes later makes them others."""
+    truths = make_corpus(tmp_path, SyntheticConfig(rows=6, seed=8, planted=0, least_side=100, most_side=140))
+    images = [f"corpus/{truth.name}" for truth in truths]
+    lines = [json.dumps({"image": image, "text": f"picture {at}"}) for at, image in enumerate(images)]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    late = [tmp_path / images[at] for at in (1, 4)]
+    for file in late:
+        file.rename(file.with_suffix(".later"))
+    settings = config(tmp_path, input=(str(tmp_path / "records.jsonl"),), rules=RulesConfig())
+    run(settings)
+    assert Counter(row["error"] for row in rows(tmp_path, "selection")) == {None: 4, "NOT_FOUND": 2}
+    late[0].with_suffix(".later").rename(late[0])
+    before = versions(tmp_path)
+    assert "nothing was missing" in run(settings)[-1]
+    assert versions(tmp_path) == before
+    again = dataclasses.replace(settings, retry_rejected=True)
+    assert "probe: 2 rejected rows are probed again" in run(again)
+    for name in ("scores", "selection"):
+        assert Counter(row["error"] for row in rows(tmp_path, name)) == {None: 5, "NOT_FOUND": 1}
+    shown = {image for row in rows(tmp_path, "shards") for image in row["images"]}
+    assert shown == {(tmp_path / image).read_bytes() for at, image in enumerate(images) if at != 4}
+    assert "nothing was missing" in run(settings)[-1]
+
+
 def test_evaluation_images_and_decisions_of_people(tmp_path: Path) -> None:
     settings = SyntheticConfig(rows=24, seed=11, planted=0, least_side=100, most_side=140)
     truths = make_corpus(tmp_path, settings)

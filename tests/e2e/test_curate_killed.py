@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.curation.flow import COMMIT_RECEIPTS
 from pipelines.synthetic.corpus import SyntheticConfig, make_corpus
 from tests.e2e.processes import end_session, finished, started
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_FLIGHT = 2 + COMMIT_RECEIPTS
-"""Fragments, at most: two that an actor of Ray Data holds at once, and a group that waits for its commit."""
+IN_FLIGHT = 4
+"""Fragments, at most: two that an actor of Ray Data holds at once, one that Ray Data reads ahead, and one that is being
+committed, since the driver commits each receipt as it comes."""
 
 
 def committed(scores: Path) -> dict[str, set[str]]:

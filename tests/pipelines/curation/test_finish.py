@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipelines.curation.config import CurateConfig
@@ -12,8 +13,11 @@ from pipelines.curation.finish import begin_record, finish, is_settled, other_ru
 from pipelines.curation.job import CurateJob, freeze
 from pipelines.curation.rules import RulesConfig
 from pipelines.errors import AccountingError
+from pipelines.parts import write_fragment
+from pipelines.tables import commit
 from pipelines.upkeep import overwrite
 from schemas.selection import DropReason
+from schemas.shard import SHARD
 from tests.pipelines.curation.pictures import encoded, scene
 from tests.pipelines.curation.score_cases import put
 
@@ -59,6 +63,31 @@ def test_measurements_that_were_taken_out_are_missing_though_the_run_was_complet
         assert not is_settled(job)
         put(fragments, one)
     assert is_settled(job)
+
+
+def test_a_run_with_rejected_rows_is_not_complete_for_who_tries_them_again(corpus: Path) -> None:
+    """Rejected by the probe, among evaluation images, or in shards."""
+    against = (str(corpus.parent / "evaluation"),)
+    job, again = (job_of(corpus, against=against, retry_rejected=one) for one in (False, True))
+    put(job.fragments, job.probe)
+    put(job.references, job.reference_probe)
+    begin_record(job)
+    end(job)
+    assert is_settled(job) and is_settled(again)
+    for spec, fragments in ((job.probe, job.fragments), (job.reference_probe, job.references)):
+        overwrite(spec.table_uri, run_id=spec.settings.run_id)
+        put(fragments, spec, rejected={0: "TIMEOUT"})
+        assert is_settled(job) and not is_settled(again)
+        overwrite(spec.table_uri, run_id=spec.settings.run_id)
+        put(fragments, spec)
+    assert is_settled(again)
+    empty = {**dict.fromkeys(SHARD.names), "metadata": "{}", "images": [], "image_uris": []}
+    row = {**empty, "uid": "u", "uri": "u", "fragment_id": "s", "run_id": job.shard.settings.run_id}
+    rejected = pa.Table.from_pylist([row | {"status": "rejected", "error": "NOT_FOUND"}], schema=SHARD)
+    place: dict[str, Any] = {"table_uri": job.table("shards"), "run_id": job.shard.settings.run_id}
+    commit(receipts=[write_fragment(rejected, SHARD, fragment_id="s", **place)], schema=SHARD, **place)
+    end(job, counts={"TOO_SMALL": 2, "kept": 1})
+    assert is_settled(job) and not is_settled(again)
 
 
 def test_other_runs_leave_only_once_the_rows_add_up(corpus: Path) -> None:

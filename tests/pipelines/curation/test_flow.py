@@ -125,6 +125,7 @@ PASSING: list[dict[str, Any]] = [
     {"plan": True},
     {"diff": True},
     {"stall_timeout": 5.0},
+    {"retry_rejected": True},
     {"corpus": CorpusSettings(read_threads=32)},
 ]
 

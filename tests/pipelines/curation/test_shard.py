@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from llava_core.tiling import tile_image
 from pipelines.corpus import plan_corpus
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation import shard_stage
-from pipelines.curation.shard import shard_row
+from pipelines.curation.shard import ShardWork, shard_row
 from pipelines.curation.shard_file import ShardFile
 from pipelines.curation.shard_plan import ShardSize, cut_by_size, pieces_of, plan_shards
 from pipelines.curation.shard_stage import ShardSpec, shard_run, shard_work
 from pipelines.errors import TableError
 from pipelines.fragments import CorpusRow, Fragment, InputChanged, make_uid
+from pipelines.parts import Receipt
 from pipelines.tables import open_table
 from schemas.selection import SELECTION
 from schemas.shard import SHARD, SHARD_FILE
@@ -270,7 +272,7 @@ def test_a_corpus_or_model_that_changed_is_noticed(corpus: Any, tmp_path: Path) 
     other = kept.set_column(
         kept.schema.get_field_index("n_image_tokens"), SELECTION.field("n_image_tokens"), pa.array([7] * 60, pa.int32())
     )
-    with pytest.raises(TableError, match="the probe planned 7"):
+    with pytest.raises(InputChanged, match="the probe planned 7 for the same model, so an image"):
         write_all(tmp_path, fragments, other)
     with pytest.raises(TableError, match="60 kept rows are of fragments that the corpus no longer has"):
         plan_shards(kept, [], SIZE)
@@ -339,6 +341,34 @@ def test_a_start_that_was_killed_is_gone_on_with(
     result = shard_stage.shard_stage(kept, fragments, spec)
     assert (result.shards, result.written) == (len(plans), len(plans) - 1)
     assert len(shards_in(tmp_path / "shards")) == 60
+
+
+def test_rows_that_shards_rejected_are_tried_again_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that records point to is gone when its shard is written, and comes back later."""
+
+    def here(works: Iterator[ShardWork], spec: ShardSpec) -> Iterator[Receipt]:
+        return (shard_stage._receipt(shard_stage._write_staged(work, spec)) for work in works)
+
+    monkeypatch.setattr(shard_stage, "stream_shards", here)
+    write_corpus(tmp_path / "photos", 30)
+    lines = [{"image": f"photos/{n:03d}.jpg", "conversations": json.loads(talk("<image>\n?", "a"))} for n in range(30)]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    fragments = plan_corpus([str(tmp_path / "talks.jsonl")])
+    kept, spec = kept_rows(fragments), spec_of(tmp_path / "shards")
+    lost = tmp_path / "photos" / "017.jpg"
+    data = lost.read_bytes()
+    lost.unlink()
+    first = shard_stage.shard_stage(kept, fragments, spec)
+    assert first.shards > 2
+    errors = [row["error"] for row in shards_in(tmp_path / "shards").to_pylist() if row["error"]]
+    assert errors == ["NOT_FOUND"]
+    lost.write_bytes(data)
+    assert shard_stage.shard_stage(kept, fragments, spec).written == 0
+    again = shard_stage.shard_stage(kept, fragments, spec, retry_rejected=True)
+    assert (again.written, again.report.version) == (1, first.report.version + 1)
+    rows = shards_in(tmp_path / "shards")
+    assert (rows.num_rows, rows["error"].null_count) == (30, 30)
+    assert shard_stage.shard_stage(kept, fragments, spec, retry_rejected=True).written == 0
 
 
 @pytest.mark.ray

@@ -2,7 +2,7 @@
 
     "The answer is B.", "correct option: B"     goes first
     "B", "B. dog", "dog", "Option B: …"         at the beginning, where nothing goes first
-    "I think it is B", "… so option B", "(B)"   anywhere, where the beginning gives nothing
+    "I think it is B", "… so option B", "(B)"   anywhere, where the beginning gives nothing; and in a last line
 
 Reading is strict: a reply that names two options, or says that one is wrong and no more, gives none, rather than a
 guess. An article is not the letter A. What this does *not* do: put a question (`pipelines.inference.forms`), or read as
@@ -11,7 +11,7 @@ a benchmark's own tool does (`pipelines.evaluation.replies`).
 
 import re
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 _LEFT, _RIGHT = r"[^\w]*", r"(?:[):\]]|[.,](?!\w))"
 _MARKED = re.compile(rf"{_LEFT}([A-Za-z]){_RIGHT}")
@@ -32,7 +32,8 @@ _ANSWER = re.compile(
 _OPTION = re.compile(r"\b(?:option|choice)\b(?:\s+is\b)?\s*:?\s*", re.IGNORECASE)
 _HEADED = re.compile(rf"{_LEFT}(?:option|choice)\b(?:\s+is\b)?\s*:?\s*", re.IGNORECASE)
 _IT_IS = re.compile(
-    r"\b(?:it(?:\s+is|['’]s)|(?:must|would|should)\s+be|choose|pick|select|go\s+with)\b\s*:?\s*", re.IGNORECASE
+    r"\b(?:it(?:\s+is|['’]s)|(?:must|would|should)\s+be|(?:would|['’]d)\s+say|choose|pick|select|go\s+with)\b\s*:?\s*",
+    re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 
@@ -42,7 +43,9 @@ _REFUSED = re.compile(
     r"[\W_]*(?:(?:is|was)(?:n['’]t|\s+not)\b|(?:(?:is|was)\s+)?(?:wrong|incorrect|false)\b)", re.IGNORECASE
 )
 """Right behind a letter: it is not the answer."""
-_EXPLAINED = re.compile(r"[^.!?\n]*(?:\b(?:wrong|incorrect|false|not\s+(?:correct|right|true|the))\b|n['’]t\b)", re.I)
+_EXPLAINED = re.compile(
+    r"[^.!?\n]{0,200}?(?:\b(?:wrong|incorrect|false|not\s+(?:correct|right|true|the))\b|n['’]t\b)", re.I
+)
 """In the rest of the sentence behind another letter: it is spoken of, not given."""
 _COMPARED = re.compile(
     r"(?:\b(?:not|than|unlike)|n['’]t)\s+(?:(?:option|choice)\s+)?[(\[]?[A-Z]\b[)\]]?", re.IGNORECASE
@@ -56,6 +59,8 @@ _NEXT = re.compile(r"\W*(?:(?:or|and)\b\W*)?([A-Za-z])(?=\s*(?:$|[,.:;)\]]|(?:or
 _BULLET = re.compile(r"^\s*[-–—•]\s+(?=[^\W\d])")
 _EDGES = "".join(set(string.punctuation) - set("+-<>=/\\^~|&")) + "“”‘’" + string.whitespace
 """What may stand around an option; signs are part of it."""
+_LOOKED_AT = 1000
+"""Characters behind and before a phrase."""
 
 
 def read_letter(text: str, choices: Sequence[str]) -> str | None:
@@ -85,7 +90,7 @@ def after_answer(text: str) -> list[str]:
         >>> after_answer("Answer: no. I do not say the answer is yes")
         ['no. I do not say the answer is yes']
     """
-    return list(_after(_ANSWER, text))
+    return _after(_ANSWER, text)
 
 
 def without_head(text: str) -> str:
@@ -99,11 +104,14 @@ def without_head(text: str) -> str:
     return text[found.end() :] if found else text
 
 
-def _after(phrase: re.Pattern[str], text: str) -> Iterator[str]:
-    """What follows a phrase, each time, but where its clause denies or doubts it."""
-    for found in phrase.finditer(text):
-        if not _DOUBTED.search(_CLAUSE.split(text[: found.start()])[-1]):
-            yield text[found.end() :]
+def _after(phrase: re.Pattern[str], text: str) -> list[str]:
+    """What follows a phrase, each time, but where its clause denies or doubts it; once where a reply repeats itself."""
+    found = {
+        text[one.end() : one.end() + _LOOKED_AT]: None
+        for one in phrase.finditer(text)
+        if not _DOUBTED.search(_CLAUSE.split(text[max(0, one.start() - _LOOKED_AT) : one.start()])[-1])
+    }
+    return list(found)
 
 
 def _anywhere(text: str, options: Mapping[str, str]) -> set[str]:
@@ -112,7 +120,10 @@ def _anywhere(text: str, options: Mapping[str, str]) -> set[str]:
     named |= {letter for part in _after(_IT_IS, text) for letter in _given(part, options, _SAID)}
     spoken = _COMPARED.sub(" ", text)
     bracketed = [found for found in _BRACKETED.finditer(spoken) if not _REFUSED.match(spoken, found.end())]
-    return named | {found[1] for found in bracketed if found[1] in options}
+    named |= {found[1] for found in bracketed if found[1] in options}
+    before, _, last = text.rstrip().rpartition("\n")
+    ending = _given(last, options, _MARKED) if before else set()
+    return named | ending | (_others(_without_options(before, options), options) if ending else set())
 
 
 def _given(part: str, options: Mapping[str, str], opening: re.Pattern[str]) -> set[str]:
@@ -135,11 +146,9 @@ def _given(part: str, options: Mapping[str, str], opening: re.Pattern[str]) -> s
 def _named(part: str, options: Mapping[str, str], fold: Callable[[str], str]) -> set[str]:
     """Letters of the options that a part is, alone or after its letter, in one folding or another."""
     found = _SPELT.match(part)
-    spelt = f"{found[1]} {part[found.end() :]}" if found else part
+    alone, spelt = fold(part), fold(f"{found[1]} {part[found.end() :]}" if found else part)
     return {
-        letter
-        for letter, one in options.items()
-        if fold(part) == fold(one) or fold(spelt) == fold(f"{letter} {one}") or fold(part) == fold(f"{letter} {one}")
+        letter for letter, one in options.items() if alone == fold(one) or fold(f"{letter} {one}") in (alone, spelt)
     }
 
 

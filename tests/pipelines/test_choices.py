@@ -118,11 +118,26 @@ def test_option_at_the_beginning_or_where_nothing_else_is_given() -> None:
             "It is a dog.": "B",
             "It shows a dog, so option B": "B",
             "I'd go with (B).": "B",
+            "I'd say B.": "B",
             "Option A is wrong, option B is right": "B",
             "Option A is wrong": None,
             "Option A shows a cat and option B shows a dog": None,
             "It is not a dog": None,
             "I do not think it is B": None,
+        },
+    )
+
+
+def test_a_last_line_is_given_where_no_other_letter_is() -> None:
+    read(
+        ANIMALS,
+        {
+            "Sure!\nB. a dog": "B",
+            "It has a tail and barks.\n\nB\n": "B",
+            "Let me see.\nA dog": "B",
+            "Let me see.\nA big dog": None,
+            "These are the options:\nA. a cat\nB. a dog": None,
+            "It is (A).\nB": None,
         },
     )
 
@@ -145,10 +160,14 @@ def test_signs_are_part_of_an_option() -> None:
 
 
 def test_a_long_reply_of_marks_is_read_in_a_moment() -> None:
+    pieces = ("(A) ", "answer is ", "answer is B. ", "it is B, ", "option ", "A" + " " * 50, "…" * 20, "not ")
     began = time.perf_counter()
-    for piece in ("(A) ", "answer is ", "option ", "A" + " " * 50, "…" * 20, "not "):
+    for piece in pieces:
         read_letter(piece * (8000 // len(piece)), VITAMINS)
+    read_letter(" ".join(f"it is B, {number} (C)" for number in range(450)), VITAMINS)
     assert time.perf_counter() - began < 20
+    # one that repeats itself to its last token says the same each time
+    assert read_letter("The answer is B. " * 300, VITAMINS) == "B"
 
 
 def test_parts_of_a_reply() -> None:

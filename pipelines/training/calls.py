@@ -18,7 +18,7 @@ from pipelines.errors import StoppedError
 ASK_S = 5.0
 """Seconds between two questions whether a machine is about to go: Ray Train itself looks as often."""
 BEAT_S = 1.0
-"""Seconds between two words to the driver while the first worker hashes or writes a whole model."""
+"""Seconds between two words to the driver while the first worker reads, hashes or writes a whole model."""
 LONGEST_S = 12 * 3600.0
 """Seconds that this may take; the others wait as long for it. It has no steps by which a stall would be known."""
 
@@ -46,7 +46,7 @@ class Calls:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """While a whole model or checkpoint is hashed or written: no step ends, and yet nothing has stalled."""
+        """While a whole model or checkpoint is read, hashed or written: no step ends, yet nothing has stalled."""
         if self.beat is None:
             yield
             return

@@ -119,7 +119,8 @@ def run_stage(work: StageWork, device: torch.device, post: Post | None = None, c
         return
     if any(everyone(calls.stopping())):
         raise stopped(work.stage.name, 0, None)
-    run = _Run(work, device, post, calls)
+    with calls.at_work():
+        run = _Run(work, device, post, calls)
     try:
         run.train()
     finally:
@@ -162,8 +163,7 @@ class _Run:
             epochs=stage.epochs,
             seed=work.seed + work.number,
         )
-        layers = model.image_processor.num_layers_run
-        self.cost = cost_of(model.config, layers)
+        self.cost = cost_of(model.config, model.image_processor.num_layers_run)
         self.loader = Loader(
             self.stream, self.processor, self.cost, rank=rank, world_size=world_size, threads=work.loader_threads
         )
@@ -194,10 +194,10 @@ class _Run:
             )
         if self.work.measure is not None:
             return
-        self.checkpoints.finish()
-        self._upload_metrics()
         marker = {"identity": self.work.identity, "step": self.step, **self._state()}
         with self.calls.at_work():
+            self.checkpoints.finish()
+            self._upload_metrics()
             finish_stage(
                 self.module,
                 self.base_processor,
@@ -263,7 +263,8 @@ class _Run:
             self.alarm.check(self.step + 1, loss, norm, step.uids, self.checkpoints.uri)
         except TrainingStopped:
             # All workers meet it, and the step was not taken: what has been saved before it is good.
-            self.checkpoints.finish()
+            with self.calls.at_work():
+                self.checkpoints.finish()
             raise
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -275,11 +276,12 @@ class _Run:
         """Save where it is time, or where all workers were called on to."""
         called = (ask and self.calls.news()) or stop
         if called or self.step % self.work.checkpoint_steps == 0:
-            self.checkpoints.save(self.module, self.optimizer, self._state())
-            self._upload_metrics()
-        if called:
-            # What comes next may end this process.
-            self.checkpoints.finish()
+            with self.calls.at_work():
+                self.checkpoints.save(self.module, self.optimizer, self._state())
+                self._upload_metrics()
+                if called:
+                    # What comes next may end this process.
+                    self.checkpoints.finish()
         if stop:
             raise stopped(self.stage.name, self.step, self.checkpoints.uri)
 

@@ -132,10 +132,10 @@ class KVBudget:
         return caches
 
     def release(self, cache: SequenceCache) -> None:
-        """Uncount a cache that is let go; with the last one, twice the room that was learned is tried again."""
-        self.used_bytes -= cache.capacity * self.shape.bytes_per_token
-        if not self.used_bytes:
-            self._room_bytes = min(self.limit_bytes, 2 * self._room_bytes)
+        """Uncount a cache that is let go; with its place, as much room again is tried beyond what was learned."""
+        freed = cache.capacity * self.shape.bytes_per_token
+        self.used_bytes -= freed
+        self._room_bytes = min(self.limit_bytes, self._room_bytes + freed)
 
     def clear(self) -> None:
         """Uncount all caches, which nobody holds any more, and forget what was learned."""

@@ -6,8 +6,9 @@
 Requests about the same images share them: the tower sees the images once, the prompt up to where the requests differ
 is prefilled once, and each request's own part attends to that prefix (`attention`).
 
-Where memory runs out, the step is undone and tried again smaller (`ladder`): half the budgets, down to the request
-alone in the smallest passes, then fewer tiles of its images (the result's grids say so), and only then is it refused.
+Where memory runs out, the step is undone and tried again smaller (`ladder`), down to one request alone, then to fewer
+tiles of its images (the result's grids say so). Where base tiles find none either, `MemoryError` ends the call: whether
+that request is at fault, or the device is full for now or for good, is for whoever holds the engine to find out.
 """
 
 import logging
@@ -39,7 +40,7 @@ from llava_core.engine.results import refused, served
 from llava_core.engine.runner import Runner
 from llava_core.engine.samples import gather_samples, split_samples
 from llava_core.engine.types import Request, Result
-from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
+from llava_core.errors import ConfigError, ImageRefused, PromptReason, PromptRefused
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 
@@ -124,6 +125,9 @@ class PackedEngine:
 
         Returns:
             One result for each request, in the same order; a request that cannot be served has `error` set.
+
+        Raises:
+            MemoryError: the device has no memory for a request alone, with the fewest tiles.
         """
         return gather_samples(requests, self._generate(split_samples(requests)))
 
@@ -147,14 +151,14 @@ class PackedEngine:
         now = self.ladder.now
         if admitted:
             if not fits(lambda: self._runner.prefill(admitted, now.tile_budget, now.prefill_tokens)):
-                self._step_down(admitted, running, waiting, results)
+                self._step_down(admitted, running, waiting, prefill=True)
                 return running
             running = self._retire(running + admitted, results)
         if not running or fits(lambda: self._runner.decode(running)):
             return self._retire(running, results)
         # The later half starts again when there is room; equal seeds give it equal tokens.
         keep = len(running) // 2
-        self._step_down(running[keep:], running[:keep], waiting, results)
+        self._step_down(running[keep:], running[:keep], waiting, prefill=False)
         return running[:keep]
 
     def _admit(self, waiting: deque[Group], num_running: int, results: dict[int, Result]) -> list[Running]:
@@ -198,12 +202,12 @@ class PackedEngine:
     def _turn_away(self, sequence: Running, waiting: deque[Group], results: dict[int, Result]) -> None:
         """Deal with a request that finds no room although nothing else runs."""
         if self.budget.ever_fits(sequence.needed_tokens):
-            self._step_down([sequence], [], waiting, results)  # the budget has room for it, the device has not
+            self._shrink(sequence, waiting)  # the budget has room for it, the device has not
             return
         room = self.budget.alone_bytes // self.budget.shape.bytes_per_token
         detail = f"needs room for {sequence.needed_tokens} tokens; the engine's kv_bytes hold {room}"
         self._undo(sequence)
-        self._settle(sequence, refused(sequence.request, PromptRefused(PromptReason.TOO_LONG, detail)), results)
+        self._settle(sequence.place, refused(sequence.request, PromptRefused(PromptReason.TOO_LONG, detail)), results)
 
     def _open(self, group: Group, results: dict[int, Result]) -> None:
         """Decode, tile and tokenise a group when it comes to the front, and let its requests share what they can."""
@@ -215,14 +219,13 @@ class PackedEngine:
             media = self.processor.load_media(images, (), max_tiles)
         except (ImageRefused, PromptRefused) as error:
             for place, request in requests:
-                self.ladder.settle(place)
-                results[place] = refused(request, error)
+                self._settle(place, refused(request, error), results)
             return
         for place, request in requests:
             try:
                 group.sequences.append(encode_request(place, request, group.key, self.processor, media))
             except PromptRefused as error:
-                results[place] = refused(request, error)
+                self._settle(place, refused(request, error), results)
         if self.share_prefixes and len(group.sequences) > 1:
             share_prefix(group.sequences, LEAST_SHARED_TOKENS)
 
@@ -251,12 +254,12 @@ class PackedEngine:
                 alive.append(sequence)
                 continue
             self._undo(sequence)
-            self._settle(sequence, self._result(sequence), results)
+            self._settle(sequence.place, self._result(sequence), results)
         return alive
 
-    def _settle(self, sequence: Running, result: Result, results: dict[int, Result]) -> None:
-        results[sequence.place] = result
-        self.ladder.settle(sequence.place)
+    def _settle(self, place: int, result: Result, results: dict[int, Result]) -> None:
+        results[place] = result
+        self.ladder.settle(place)
 
     def _result(self, sequence: Running) -> Result:
         if sequence.refusal is not None:
@@ -276,25 +279,29 @@ class PackedEngine:
         )
 
     def _step_down(
-        self, undone: list[Running], running: list[Running], waiting: deque[Group], results: dict[int, Result]
+        self, undone: list[Running], running: list[Running], waiting: deque[Group], *, prefill: bool
     ) -> None:
         """Put requests whose step ran out of memory back in the queue, and make the next step smaller."""
-        for sequence in undone:
-            self._undo(sequence)
-        alone = len(undone) == 1 and not running and self.ladder.now.smallest
-        self.ladder.step_down([sequence.place for sequence in undone], len(running))
+        if len(undone) == 1 and not running and not (prefill and not self.ladder.now.smallest):
+            self._shrink(undone[0], waiting)
+            return
+        self.ladder.step_down([sequence.place for sequence in undone], len(running), prefill=prefill)
         for sequence in reversed(undone):
-            request = sequence.request
-            if alone:
-                self.ladder.blame()
-                lowered = fewer_tiles(sequence)
-                if lowered is None:
-                    error = ImageRefused(ImageReason.MEMORY, "out of memory alone on the device, with the fewest tiles")
-                    self._settle(sequence, refused(request, error), results)
-                    continue
-                request = lowered
-            # Alone in its group, so that it shares nothing with requests that did fit.
-            waiting.appendleft(Group(media_key(request), [(sequence.place, request)]))
+            self._put_back(sequence, sequence.request, waiting)
+
+    def _shrink(self, sequence: Running, waiting: deque[Group]) -> None:
+        """Put a request back with fewer tiles: there was no memory for it although nothing else runs."""
+        self.ladder.blame(sequence.place)
+        lowered = fewer_tiles(sequence)
+        if lowered is None:
+            name = sequence.request.request_id
+            raise MemoryError(f"no memory for request {name}, alone on the device and with the fewest tiles")
+        self._put_back(sequence, lowered, waiting)
+
+    def _put_back(self, sequence: Running, request: Request, waiting: deque[Group]) -> None:
+        """Let a request begin again, alone in its group, so that it shares nothing with requests that did fit."""
+        self._undo(sequence)
+        waiting.appendleft(Group(media_key(request), [(sequence.place, request)]))
 
     def _undo(self, sequence: Running) -> None:
         """Free what a request holds, and a shared prefix with its last user, or if filling it came to nothing."""

@@ -12,7 +12,7 @@ from llava_core.engine import packed as packed_engine
 from llava_core.engine.kv import SequenceCache
 from llava_core.engine.ladder import Budgets, Ladder
 from llava_core.engine.packed import fits
-from llava_core.errors import ImageReason, PromptReason
+from llava_core.errors import PromptReason
 from tests.small_engine import MODEL, PROCESSOR, assert_same, photo, requests_of_every_kind
 
 
@@ -44,7 +44,7 @@ def test_out_of_memory_steps_down_and_answers_stay_the_same() -> None:
     with MODEL.image_processor.register_forward_pre_hook(allocator.check_tiles):
         assert_same(engine.generate(requests_of_every_kind()), expected)
         now = engine.ladder.now
-        assert len(allocator.failures) > 1 and now.batch_size < 12
+        assert len(allocator.failures) > 1 and now.batch_size == 12  # decoding never failed
         assert now.tile_budget <= 3 and now.prefill_tokens <= 90
         assert engine.budget.used_bytes == 0
         failures = len(allocator.failures)
@@ -52,7 +52,7 @@ def test_out_of_memory_steps_down_and_answers_stay_the_same() -> None:
     assert len(allocator.failures) == failures  # what fits is remembered
 
 
-def test_what_never_fits_loses_tiles_and_then_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_fits_loses_tiles_and_then_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 3
     pack = MODEL.pack_images
     tried: list[Budgets] = []
@@ -78,9 +78,10 @@ def test_what_never_fits_loses_tiles_and_then_is_refused(monkeypatch: pytest.Mon
     most = 9
     assert shrunk.token_ids == ReferenceEngine(MODEL, PROCESSOR).generate([replace(large, max_tiles=2)])[0].token_ids
     most = 0
-    refused, beside = engine.generate([large, text])
-    assert (refused.error, beside.error) == (ImageReason.MEMORY, None)
-    assert engine.ladder.now == before
+    with pytest.raises(MemoryError, match="no memory for request large, alone"):
+        engine.generate([text, large])
+    (beside,) = engine.generate([text])
+    assert beside.error is None and engine.ladder.now == before
     assert engine.budget.used_bytes == 0
 
 
@@ -168,12 +169,55 @@ def test_one_failure_to_allocate_does_not_keep_requests_apart_for_good(monkeypat
     assert rows[0] == 8
 
 
-def test_a_cache_that_never_finds_room_is_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SequenceCache, "__post_init__", failing(lambda _: None, set(range(1, 1000))))
+def test_one_failed_prefill_makes_passes_smaller_and_leaves_decoding_alone() -> None:
+    engine = PackedEngine(MODEL, PROCESSOR, batch_size=8, tile_budget=8, prefill_tokens=300)
+    prefill = engine._runner.prefill
+    engine._runner.prefill = failing(prefill, {1})  # type: ignore[method-assign]
+    engine.generate(many(3))
+    assert engine.ladder.now == Budgets(8, 4, 150)
+    engine._runner.prefill = failing(prefill, {1})  # type: ignore[method-assign]
+    engine.generate(many(1))
+    assert engine.ladder.now == Budgets(8, 2, 75)
+
+
+def test_one_failed_step_of_decoding_makes_fewer_decode_and_leaves_passes_alone() -> None:
+    requests = [replace(one, sampling=SamplingConfig(max_new_tokens=6)) for one in many(5)]
+    engine = PackedEngine(MODEL, PROCESSOR, batch_size=8, tile_budget=8, prefill_tokens=3000)
+    engine._runner.decode = failing(engine._runner.decode, {2})  # type: ignore[method-assign]
+    engine.generate(requests)
+    assert engine.ladder.now == Budgets(2, 8, 3000)
+
+
+@pytest.mark.parametrize("fails", ["cache", "decoding"])
+def test_what_passes_have_no_part_in_takes_tiles_at_once(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = SamplingConfig(max_new_tokens=4)
+    request = Request(request_id="a", prompt="What?", images=(photo(300, 310),), sampling=sampling)
     engine = PackedEngine(MODEL, PROCESSOR)
-    results = engine.generate(many(2))
-    assert [result.error for result in results] == [ImageReason.MEMORY] * 2
-    assert engine.budget.used_bytes == 0
+    before = engine.ladder.now
+    if fails == "cache":
+        monkeypatch.setattr(SequenceCache, "__post_init__", failing(SequenceCache.__post_init__, {1}))
+    else:
+        engine._runner.decode = failing(engine._runner.decode, {2})  # type: ignore[method-assign]
+    (result,) = engine.generate([request])
+    assert PROCESSOR.load_media(request.images, (), None).grids == ((2, 2),)
+    assert result.grids in (((1, 2),), ((2, 1),)) and engine.ladder.now == before
+    assert_same([result], ReferenceEngine(MODEL, PROCESSOR).generate([replace(request, max_tiles=2)]))
+
+
+def test_a_cache_that_never_finds_room_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the device that has none: were its requests refused, a job would refuse a corpus, one by one."""
+    requests = many(3)
+    engine = PackedEngine(MODEL, PROCESSOR)
+    expected, before = engine.generate(requests), engine.ladder.now
+    tried: list[int] = []
+    with monkeypatch.context() as full:
+        never = failing(lambda _: None, set(range(1, 1000)))
+        full.setattr(SequenceCache, "__post_init__", lambda self: (tried.append(self.capacity), never(self)))
+        with pytest.raises(MemoryError, match="no memory for request 0"):
+            engine.generate(requests)
+    assert tried == sorted(set(tried), reverse=True)  # each time with fewer tiles
+    assert_same(engine.generate(requests), expected)
+    assert engine.ladder.now == before
 
 
 def test_an_error_leaves_the_engine_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,26 +271,36 @@ def test_a_request_alone_may_be_as_long_as_the_model_takes_and_several_together_
 def test_budgets_come_back_with_the_last_of_those_that_failed_beside_the_one_at_fault() -> None:
     begin = Budgets(8, 6, 400)
     ladder = Ladder(begin)
-    ladder.step_down([3, 4, 5], 1)
-    assert ladder.now == Budgets(2, 3, 200)
+    ladder.step_down([3, 4, 5], 1, prefill=True)
+    assert ladder.now == Budgets(8, 3, 200)
     ladder.settle(3)
-    ladder.step_down([4], 0)
-    assert ladder.now == Budgets(1, 1, 100)
-    ladder.blame()
+    ladder.step_down([4, 8], 3, prefill=False)
+    assert ladder.now == Budgets(2, 3, 200)
+    ladder.settle(8)
+    ladder.blame(7)  # has been in no step that failed
+    ladder.blame(4)
     ladder.settle(4)
     ladder.settle(9)
-    assert ladder.now == Budgets(1, 1, 100)
+    assert ladder.now == Budgets(2, 3, 200)
     ladder.settle(5)
     assert ladder.now == begin
     # nobody at fault: what fits is remembered
-    ladder.step_down([1, 2], 0)
+    ladder.blame(7)
+    ladder.step_down([1, 2], 0, prefill=True)
     ladder.settle(1)
     ladder.settle(2)
-    assert ladder.now == Budgets(1, 3, 200)
-    ladder.step_down([6], 0)
-    assert ladder.now == Budgets(1, 1, 100) and not ladder.now.smallest
-    ladder.step_down([6], 0)
-    assert ladder.now == Budgets(1, 1, 64) and ladder.now.smallest
+    assert ladder.now == Budgets(8, 3, 200)
+    # fewer together only where passes cannot be smaller
+    ladder.step_down([6], 0, prefill=True)
+    assert ladder.now == Budgets(8, 1, 100) and not ladder.now.smallest
+    ladder.step_down([6], 5, prefill=True)
+    assert ladder.now == Budgets(8, 1, 64) and ladder.now.smallest
+    ladder.step_down([6], 5, prefill=True)
+    assert ladder.now == Budgets(3, 1, 64)
+    # a call that the request at fault has ended gives them back to the next
+    ladder.blame(6)
+    ladder.begin()
+    assert ladder.now == Budgets(8, 3, 200)
 
 
 @pytest.mark.parametrize(

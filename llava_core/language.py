@@ -1,4 +1,4 @@
-"""The language model: any of transformers' causal ones, what a forward pass returns, and the check on placeholders.
+"""The language model: any of transformers' causal ones, its context, what it returns, and the check on placeholders.
 
 Legend: B samples, T tokens, D text width, V vocabulary.
 
@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
 from llava_core.errors import ConfigError
+
+_STRETCHED = ("linear", "dynamic", "yarn")
+"""Rotary embeddings whose config says by which factor the context is longer than `max_position_embeddings`."""
 
 
 @dataclass
@@ -62,6 +65,35 @@ def build_language_model(text: dict[str, Any]) -> PreTrainedModel:
         config, dtype=torch.get_default_dtype(), trust_remote_code=False
     )
     return model
+
+
+def context_tokens(text: PreTrainedConfig) -> int | None:
+    """Most tokens of a prompt and its answer together that a language model is made for.
+
+    A sliding window does not count: it bounds how far back a token sees. Nor does what rotary embeddings could
+    extrapolate to; but where they are stretched by a factor, as LLaVA's own training does to go beyond the context
+    ("linear"), the config still has the length from before. Others ("llama3", "longrope") have the stretched one.
+
+    Args:
+        text: the language model's config.
+
+    Returns:
+        None for a model that bounds them nowhere.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> linear = {"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0}
+        >>> context_tokens(LlamaConfig(max_position_embeddings=4096, rope_parameters=linear))
+        10240
+    """
+    length = getattr(text, "max_position_embeddings", None)
+    if length is None or length < 1:  # -1 is XLNet's way to say that there is no bound
+        return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in _STRETCHED:
+        return int(length)
+    from_before = rope.get("original_max_position_embeddings") or length
+    return max(int(length), int(from_before * (rope.get("factor") or 1)))
 
 
 def check_placeholders(name: str, mask: Tensor, count: int) -> None:

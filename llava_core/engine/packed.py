@@ -41,6 +41,7 @@ from llava_core.engine.runner import Runner
 from llava_core.engine.samples import gather_samples, split_samples
 from llava_core.engine.types import Request, Result
 from llava_core.errors import ConfigError, ImageRefused, PromptReason, PromptRefused
+from llava_core.language import context_tokens
 from llava_core.model import LLaVANeXT
 from llava_core.processor import LLaVAProcessor
 
@@ -99,13 +100,14 @@ class PackedEngine:
         speed_up_few_rows(model.language_model)
         text = model.language_model.config.get_text_config()
         shape = KVShape.of(model.language_model)
+        self.context = context_tokens(text)
         if tile_budget is None:
             tile_budget = tiles_per_pass(model.config, model.device, model.dtype)
         if prefill_tokens is None:
             prefill_tokens = tokens_per_pass(text.intermediate_size, model.device, model.dtype)
         alone_bytes = 0
         if kv_bytes is None:
-            kv_bytes, alone_bytes = kv_bytes_for(model.device), text.max_position_embeddings * shape.bytes_per_token
+            kv_bytes, alone_bytes = kv_bytes_for(model.device), (self.context or 0) * shape.bytes_per_token
         budgets = {"batch_size": batch_size, "tile_budget": tile_budget, "prefill_tokens": prefill_tokens}
         for name, value in (budgets | {"kv_bytes": kv_bytes}).items():
             check_at_least("engine", name, value, 1)
@@ -223,7 +225,7 @@ class PackedEngine:
             return
         for place, request in requests:
             try:
-                group.sequences.append(encode_request(place, request, group.key, self.processor, media))
+                group.sequences.append(encode_request(place, request, group.key, self.processor, media, self.context))
             except PromptRefused as error:
                 self._settle(place, refused(request, error), results)
         if self.share_prefixes and len(group.sequences) > 1:

@@ -5,7 +5,7 @@ order in which they came. It is the oracle that a faster engine is held to.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,12 +18,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llava_core.engine.requests import end_token_ids, first_stop, not_finite
+from llava_core.engine.requests import answer_tokens, end_token_ids, first_stop, not_finite
 from llava_core.engine.results import refused, served
 from llava_core.engine.samples import gather_samples, split_samples
 from llava_core.engine.sampling import YesNo
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused, PromptRefused
+from llava_core.language import context_tokens
 from llava_core.model import LLaVANeXT
 from llava_core.processor import Encoded, LLaVAProcessor
 from llava_core.prompts import ask
@@ -69,6 +70,7 @@ class _Admitted:
 
     place: int
     request: Request
+    """Asks for no more tokens than the model's context has room for."""
     encoded: Encoded
 
 
@@ -102,6 +104,7 @@ class ReferenceEngine:
         self.batch_size = batch_size
         self._yes_no = YesNo(processor.encode_words)
         self._end_token_ids = end_token_ids(model, processor)
+        self._context = context_tokens(model.language_model.config.get_text_config())
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """Answer every request.
@@ -120,7 +123,7 @@ class ReferenceEngine:
         admitted: list[_Admitted] = []
         for place, request in enumerate(requests):
             try:
-                admitted.append(_Admitted(place, request, self._encode(request)))
+                admitted.append(self._admit(place, request))
             except (ImageRefused, PromptRefused) as error:
                 results[place] = refused(request, error)
         for sampling in dict.fromkeys(item.request.sampling for item in admitted):
@@ -134,9 +137,11 @@ class ReferenceEngine:
                     results[item.place] = result
         return [result for result in results if result is not None]
 
-    def _encode(self, request: Request) -> Encoded:
+    def _admit(self, place: int, request: Request) -> _Admitted:
         conversation = ask(request.prompt, num_images=len(request.images))
-        return self.processor.encode(conversation, request.images, max_tiles=request.max_tiles)
+        encoded = self.processor.encode(conversation, request.images, max_tiles=request.max_tiles)
+        most = answer_tokens(len(encoded.input_ids), request.sampling.max_new_tokens, self._context)
+        return _Admitted(place, replace(request, sampling=replace(request.sampling, max_new_tokens=most)), encoded)
 
     @torch.inference_mode()
     def _run(self, batch: list[_Admitted], sampling: SamplingConfig) -> list[Result]:

@@ -59,6 +59,8 @@ class Running:
     """Of the whole prompt."""
     own_ids: list[int]
     """Prompt tokens beyond the shared prefix."""
+    max_new_tokens: int
+    """Of its answer; fewer than asked for where the model's context ends before."""
     prefix: SharedPrefix | None = None
     """What it shares with others."""
     cache: SequenceCache | None = None
@@ -81,7 +83,7 @@ class Running:
     @property
     def capacity(self) -> int:
         """Tokens that its own cache must hold; the last one chosen is never fed back."""
-        return len(self.own_ids) + self.request.sampling.max_new_tokens - 1
+        return len(self.own_ids) + self.max_new_tokens - 1
 
     @property
     def needed_tokens(self) -> int:
@@ -108,15 +110,14 @@ class Running:
         if not math.isfinite(logprob):
             self.refusal = not_finite(len(self.generated))
             return
-        sampling = self.request.sampling
-        words = (*sampling.stop, *processor.stop_strings)
+        words = (*self.request.sampling.stop, *processor.stop_strings)
         self.generated.append(token)
         self.logprobs.append(logprob)
         if token in stops:
             self.finish_reason = "stop"
         elif words and (found := first_stop(processor.decode(self.generated), words)) is not None:
             self.finish_reason, self.stop_at = "stop", found
-        elif len(self.generated) == sampling.max_new_tokens:
+        elif len(self.generated) == self.max_new_tokens:
             self.finish_reason = "length"
 
 
@@ -159,11 +160,13 @@ def content_key(image: bytes | NDArray[np.uint8]) -> str:
     return f"{digest.hexdigest()}/{'x'.join(map(str, image.shape))}"
 
 
-def encode_request(place: int, request: Request, key: MediaKey, processor: "LLaVAProcessor", media: "Media") -> Running:
+def encode_request(
+    place: int, request: Request, key: MediaKey, processor: "LLaVAProcessor", media: "Media", context: int | None
+) -> Running:
     """Tokenise a request whose images have been loaded.
 
     Raises:
-        PromptRefused: its text cannot be a prompt.
+        PromptRefused: its text cannot be a prompt, or leaves no room for an answer in the model's context.
     """
     conversation = ask(request.prompt, num_images=len(request.images))
     encoded = processor.encode(conversation, request.images, media=media)
@@ -171,7 +174,26 @@ def encode_request(place: int, request: Request, key: MediaKey, processor: "LLaV
     generator = None
     if request.sampling.temperature > 0:
         generator = torch.Generator().manual_seed(request.sampling.seed)
-    return Running(place, request, key, media, len(ids), ids, generator=generator)
+    max_new_tokens = answer_tokens(len(ids), request.sampling.max_new_tokens, context)
+    return Running(place, request, key, media, len(ids), ids, max_new_tokens, generator=generator)
+
+
+def answer_tokens(num_prompt_tokens: int, max_new_tokens: int, context: int | None) -> int:
+    """Most tokens of an answer: what was asked for, or what the prompt leaves of the language model's context.
+
+    Raises:
+        PromptRefused: `TOO_LONG`: it leaves nothing.
+
+    Example:
+        >>> answer_tokens(4090, 256, 4096), answer_tokens(4090, 256, None)
+        (6, 256)
+    """
+    if context is None:
+        return max_new_tokens
+    if num_prompt_tokens >= context:
+        detail = f"a prompt of {num_prompt_tokens} tokens leaves no room for an answer in the model's {context}"
+        raise PromptRefused(PromptReason.TOO_LONG, detail)
+    return min(max_new_tokens, context - num_prompt_tokens)
 
 
 def share_prefix(sequences: Sequence[Running], least: int) -> None:

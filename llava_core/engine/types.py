@@ -98,7 +98,7 @@ class Result:
     token_ids: tuple[int, ...] = ()
     """Generated ids, the end token included."""
     finish_reason: FinishReason | None = None
-    """"stop": the model ended; "length": `max_new_tokens` did."""
+    """"stop": the model ended; "length": `max_new_tokens` or the model's context did."""
     num_prompt_tokens: int = 0
     """Tokens of the whole prompt, image tokens included."""
     num_image_tokens: int = 0

@@ -225,6 +225,36 @@ def test_every_end_that_the_checkpoint_names_ends_an_answer(engine: Any, monkeyp
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_prompt_and_answer_keep_to_the_models_context(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = SamplingConfig(max_new_tokens=9)
+    requests = [
+        Request(request_id=name, prompt=prompt, images=images, sampling=sampling)
+        for name, prompt, images in (
+            ("short", "Hm?", ()),
+            ("image", "Hm, what?", (photo(50, 60),)),
+            ("longest", "Hm, which?", (photo(50, 60),)),
+            ("too long", "Hm, where?", (photo(50, 60), photo(60, 51))),
+        )
+    ]
+    whole = engine(MODEL, PROCESSOR).generate(requests)
+    lengths = [result.num_prompt_tokens for result in whole]
+    assert lengths[1] == lengths[2] - 1 and [len(result.token_ids) for result in whole] == [9] * 4
+    context = lengths[2] + 1
+    monkeypatch.setattr(MODEL.language_model.config, "max_position_embeddings", context)
+    results = engine(MODEL, PROCESSOR).generate(requests)
+    assert_same(results[:1], whole[:1])
+    for number, room in ((1, 2), (2, 1)):
+        assert results[number].token_ids == whole[number].token_ids[:room]
+        assert results[number].finish_reason == "length"
+    assert results[3].error == PromptReason.TOO_LONG
+    detail = f"a prompt of {lengths[3]} tokens leaves no room for an answer in the model's {context}"
+    assert results[3].error_detail == detail
+    monkeypatch.setattr(MODEL.language_model.config, "max_position_embeddings", lengths[2])
+    results = engine(MODEL, PROCESSOR).generate(requests)
+    assert [result.error for result in results] == [None, None] + [PromptReason.TOO_LONG] * 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_end_of_turn_that_is_no_added_token_ends_an_answer_by_its_words(engine: Any) -> None:
     request = Request(request_id="a", prompt="Go on.", sampling=SamplingConfig(max_new_tokens=20))
     whole = engine(MODEL, PROCESSOR).generate([request])[0].text

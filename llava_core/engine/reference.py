@@ -6,6 +6,7 @@ order in which they came. It is the oracle that a faster engine is held to.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ class _LogprobRecorder(LogitsProcessor):
         if self._last is not None:
             self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
         self._last = torch.log_softmax(scores.float(), dim=-1)
-        return scores
+        # its row is refused in the end; drawn from as it is, it would end the whole batch, and a GPU's process
+        return cast(torch.FloatTensor, torch.nan_to_num(scores))
 
     def logprobs(self, generated: Tensor) -> Tensor:
         """float32[B, T] of the generated ids int64[B, T]."""

@@ -283,12 +283,14 @@ def test_log_probabilities_of_what_is_drawn_are_the_same_in_both_engines() -> No
 def test_scores_that_are_no_numbers_refuse_their_request_alone(engine: Any) -> None:
     good = Request(request_id="good", prompt="Go on.", sampling=SamplingConfig(max_new_tokens=5))
     drawn = replace(good, request_id="drawn", sampling=SamplingConfig(max_new_tokens=5, temperature=1.0))
-    bad = replace(good, request_id="bad", prompt="What?", images=(photo(50, 60),))
+    beside = replace(good, request_id="beside", sampling=replace(drawn.sampling, seed=1))
+    bad = replace(beside, request_id="bad", prompt="What?", images=(photo(50, 60),))
     expected = engine(MODEL, PROCESSOR, batch_size=1).generate([good, drawn])
     hook = MODEL.projector.register_forward_hook(lambda _, __, made: made * float("nan"))
     with hook:
-        results = engine(MODEL, PROCESSOR).generate([good, bad, drawn])
+        results = engine(MODEL, PROCESSOR).generate([good, bad, drawn, beside])
     assert results[1].error == PromptReason.NOT_FINITE and "after 0 tokens" in str(results[1].error_detail)
+    assert results[3].error is None  # drawn in one batch with the bad one
     assert [results[0].token_ids, results[2].token_ids] == [one.token_ids for one in expected]
     _, chosen = choose(torch.tensor([[1.0, float("nan"), 0.5]]), [drawn.sampling], [[]], [torch.Generator()])
     assert chosen[0] != chosen[0]

@@ -221,10 +221,14 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 
 
 def end_token_ids(model: "LLaVANeXT", processor: "LLaVAProcessor") -> frozenset[int]:
-    """Ids that end an answer: the processor's, and those that the checkpoint's generation config names."""
+    """Ids that end an answer: the processor's, and those of the generation config that are no words.
+
+    Where a checkpoint names none the config has its class's default, which is a word of another vocabulary.
+    """
     named = model.language_model.generation_config.eos_token_id
     more = named if isinstance(named, list) else [] if named is None else [named]
-    return processor.stop_token_ids.union(map(int, more))
+    added = processor.tokenizer.added_tokens_decoder
+    return processor.stop_token_ids.union(int(token) for token in more if int(token) in added)
 
 
 def not_finite(num_tokens: int) -> PromptRefused:

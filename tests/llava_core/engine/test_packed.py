@@ -1,5 +1,6 @@
 """The packed engine against the reference engine, one request at a time: tokens identical, whatever shares a step."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -220,7 +221,11 @@ def test_every_end_that_the_checkpoint_names_ends_an_answer(engine: Any, monkeyp
     whole = engine(MODEL, PROCESSOR).generate([request])[0].token_ids
     end = next(token for token in whole[4:] if token not in whole[:4])
     monkeypatch.setattr(MODEL.language_model.generation_config, "eos_token_id", [2, end])
-    result = engine(MODEL, PROCESSOR).generate([request])[0]
+    # a word of the vocabulary is the config's default, or another vocabulary's end
+    assert engine(MODEL, PROCESSOR).generate([request])[0].token_ids == whole
+    tokenizer = copy.deepcopy(PROCESSOR.tokenizer)
+    tokenizer.add_tokens([tokenizer.convert_ids_to_tokens(end)], special_tokens=True)
+    result = engine(MODEL, LLaVAProcessor(tokenizer, PROCESSOR.config)).generate([request])[0]
     assert result.token_ids == whole[: whole.index(end) + 1] and result.finish_reason == "stop"
 
 

@@ -54,7 +54,15 @@ def _gathered(results: Sequence[Result]) -> Result:
     refused = next((result for result in results if result.error is not None), None)
     if len(results) == 1 or refused is not None:
         return refused or results[0]
-    return replace(results[0], samples=tuple(map(_sample, results)))
+    # Where memory ran out, some were made from fewer tiles than others.
+    least = min(results, key=lambda result: sum(grid.height * grid.width for grid in result.grids))
+    return replace(
+        results[0],
+        grids=least.grids,
+        num_image_tokens=least.num_image_tokens,
+        num_prompt_tokens=least.num_prompt_tokens,
+        samples=tuple(map(_sample, results)),
+    )
 
 
 def _sample(result: Result) -> Sample:

@@ -112,7 +112,8 @@ class Result:
     image_sizes: tuple[Size, ...] = ()
     """Decoded sizes of the images."""
     grids: tuple[Size, ...] = ()
-    """Grid of tiles of each image; (0, 0) for a lone base tile. Less than asked for where memory ran out."""
+    """Grid of tiles of each image; (0, 0) for a lone base tile. Less than asked for where memory ran out; of several
+    samples, that of the one made from the fewest tiles."""
     samples: tuple[Sample, ...] = ()
     """Where several were asked for, all of them; the first is also the result's own text."""
     error: str | None = None

@@ -12,6 +12,7 @@ from llava_core.engine import packed as packed_engine
 from llava_core.engine.kv import SequenceCache
 from llava_core.engine.ladder import Budgets, Ladder
 from llava_core.engine.packed import fits
+from llava_core.engine.samples import gather_samples
 from llava_core.errors import PromptReason
 from tests.small_engine import MODEL, PROCESSOR, assert_same, photo, requests_of_every_kind
 
@@ -218,6 +219,18 @@ def test_a_cache_that_never_finds_room_ends_the_call(monkeypatch: pytest.MonkeyP
     assert tried == sorted(set(tried), reverse=True)  # each time with fewer tiles
     assert_same(engine.generate(requests), expected)
     assert engine.ladder.now == before
+
+
+def test_all_samples_are_recorded_with_the_fewest_tiles_that_one_was_made_from() -> None:
+    drawn = SamplingConfig(max_new_tokens=4, temperature=1.2, seed=5, n=3)
+    request = Request(request_id="a", prompt="Tell a story.", images=(photo(300, 310),), sampling=drawn)
+    one = replace(request, sampling=replace(drawn, n=1))
+    whole, less = PackedEngine(MODEL, PROCESSOR).generate([one, replace(one, max_tiles=2)])
+    assert whole.grids == ((2, 2),) and whole.num_image_tokens > less.num_image_tokens
+    (result,) = gather_samples([request], [whole, less, whole])
+    for name in ("grids", "num_image_tokens", "num_prompt_tokens"):
+        assert getattr(result, name) == getattr(less, name)
+    assert (result.token_ids, len(result.samples)) == (whole.token_ids, 3)
 
 
 def test_an_error_leaves_the_engine_whole(monkeypatch: pytest.MonkeyPatch) -> None:

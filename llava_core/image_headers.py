@@ -213,6 +213,9 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         if found is None or found.start() >= len(data) - 3:
             raise ImageRefused(ImageReason.TRUNCATED, "JPEG ends before its picture")
         if found.start() > position:
+            if b"\xff\xd8" in data[position : found.start()]:
+                # a segment whose length is wrong has led into EXIF's thumbnail, which would pass for the picture
+                raise ImageRefused(ImageReason.CORRUPT, "JPEG that starts a second time ahead of its picture")
             gaps.append((position, found.start()))
         position = found.start()
         marker = data[position + 1]
@@ -340,6 +343,7 @@ def _read_avif(data: bytes) -> ImageHeader:
     if not features.check("avif"):
         raise ImageRefused(ImageReason.UNSUPPORTED, "AVIF: this Pillow is built without it")
     with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
+        image.info.pop("xmp", None)  # Pillow would take an orientation from there
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
         size = Size(image.height, image.width)
     return ImageHeader(format="AVIF", stored_size=size, orientation=orientation if orientation in range(1, 9) else 1)

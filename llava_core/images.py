@@ -143,6 +143,7 @@ def _decode_jpeg(data: bytes, header: ImageHeader, limits: DecodeLimits, at_leas
         return _decode_with_pillow(data, header, limits)
     # libjpeg only warns of bytes between the segments, and tells of its first warning alone.
     data = _without(data, header.gaps)
+    picture = header.picture - sum(end - start for start, end in header.gaps)
     least = Size(0, 0) if at_least is None else at_least
     if header.orientation >= 5:
         least = Size(least.width, least.height)
@@ -156,7 +157,7 @@ def _decode_jpeg(data: bytes, header: ImageHeader, limits: DecodeLimits, at_leas
             # A layout that simplejpeg has no name for.
             return _decode_with_pillow(data, header, limits)
         left_over = _AFTER_PICTURE.search(message)
-        if left_over is None or not _is_padding(data, header.picture, int(left_over[1])):
+        if left_over is None or not _is_padding(data, picture, int(left_over[1])):
             raise ImageRefused(ImageReason.CORRUPT, message) from error
         # Some cameras pad the picture; every pixel has been read by then.
         pixels = _libjpeg(data, least, strict=False)
@@ -173,6 +174,8 @@ def _without(data: bytes, gaps: Sequence[tuple[int, int]]) -> bytes:
 def _is_padding(data: bytes, picture: int, length: int) -> bool:
     """Whether the last bytes before a JPEG's end marker are zeros and ones only; others are a picture gone astray."""
     end = data.find(b"\xff\xd9", picture)
+    if end < 0:
+        return False
     while data[end - 1] == 0xFF:  # these belong to the marker, and libjpeg does not count them
         end -= 1
     return not data[max(picture, end - length) : end].strip(b"\x00\xff")
@@ -197,5 +200,9 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) 
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         # What Pillow makes of the header counts too, before it allocates.
         check_limits(Size(image.height, image.width), limits)
+        image.info.pop("xmp", None)  # Pillow would turn a TIFF by it
         image.load()
-        return np.array(to_rgb(image, stored_bits=data[24] if header.format == "PNG" else 8))
+        bits, colour_type = data[24:26] if header.format == "PNG" else (8, 0)
+        # Pillow opens 16-bit grey with alpha as RGBA, to which a grey profile says nothing.
+        grey_with_alpha = (bits, colour_type) == (16, 4)
+        return np.array(to_rgb(image.convert("LA") if grey_with_alpha else image, stored_bits=bits))

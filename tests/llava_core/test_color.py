@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -58,6 +59,18 @@ def linear_grey_profile() -> bytes:
 
 LINEAR = [0, 133, 188, 255]
 """sRGB's curve of the light 0, 60, 128 and 255 of 255."""
+
+
+def test_grey_profile_of_16_bits_with_alpha() -> None:
+    """Pillow opens colour type 4 of 16 bits as RGBA."""
+    pixels = struct.pack(">6H", 60 * 257, 65535, 60 * 257, 0, 128 * 257, 65535)
+    profile = png_chunk(b"iCCP", b"g\0\0" + zlib.compress(linear_grey_profile()))
+    assert decode_image(png(2, 3, 16, 4, (b"\0" + pixels) * 2, profile))[1].tolist() == [
+        [133] * 3,
+        [255] * 3,
+        [188] * 3,
+    ]
+    assert decode_image(png(2, 3, 16, 4, (b"\0" + pixels) * 2))[1, :, 0].tolist() == [60, 255, 128]
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "16 bits", "alpha", "JPEG"])

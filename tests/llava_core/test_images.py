@@ -236,6 +236,19 @@ def test_exif_orientation_of_other_formats(kind: str, orientation: int) -> None:
     assert read_header(file).size == decoded.shape[:2]
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF"])
+def test_orientation_in_xmp_is_not_read(kind: str, orientation: int) -> None:
+    """Programs that turn the pixels and take the tag out leave it behind there, and Pillow would turn them again."""
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow is built without AVIF")
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    extra = {"tiffinfo": {700: xmp}} if kind == "TIFF" else {"xmp": xmp, "quality": 100, "subsampling": "4:4:4"}
+    file = encode(RAMP, kind, **extra)
+    assert xmp in file and read_header(file).size == Size(24, 40)
+    assert levels_apart(decode_image(file), RAMP) <= (3 if kind == "AVIF" else 0)
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -15,7 +15,7 @@ from llava_core import image_headers, images
 from llava_core.errors import ImageReason, ImageRefused
 from llava_core.geometry import Size
 from llava_core.images import DecodeLimits, ImageHeader, decode_base64_image, decode_image, read_header
-from tests.llava_core.image_files import encode, gif_frame_at, png, png_chunk, ramp, with_size
+from tests.llava_core.image_files import encode, exif, gif_frame_at, png, png_chunk, ramp, with_segment, with_size
 
 RAMP = ramp()
 R = ImageReason
@@ -259,6 +259,30 @@ def test_data_left_over_between_scans_is_corrupt(marker: bytes) -> None:
     at = file.index(marker, file.index(b"\xff\xda") + 2)
     with pytest.raises(ImageRefused, match="extraneous") as refused:
         decode_image(file[:at] + bytes(9) + file[at:])
+    assert refused.value.reason is R.CORRUPT
+
+
+def test_a_thumbnail_is_not_taken_for_its_picture() -> None:
+    """EXIF whose length is too small (it holds the 16 lower bits) ends ahead of the thumbnail in it."""
+    thumbnail = encode(ramp(12, 20), "JPEG")
+    body = exif(1) + thumbnail
+    file = with_segment(encode(RAMP, "JPEG"), 0xE1, body)
+    assert decode_image(file).shape == (24, 40, 3)
+    for length in (len(exif(1)) + 2, len(exif(1)) - 3):
+        with pytest.raises(ImageRefused, match="a second time") as refused:
+            decode_image(file[:4] + struct.pack(">H", length) + file[6:])
+        assert refused.value.reason is R.CORRUPT
+
+
+@pytest.mark.parametrize("number", [0, 5, 4000])
+def test_bytes_between_segments_do_not_hide_a_picture_gone_astray(number: int) -> None:
+    file = encode(RAMP, "JPEG")
+    at = file.index(b"\xff\xdb")
+    stuffed = file[:at] + bytes(number) + file[at:-2]
+    assert number < 4000 or number > len(file)
+    assert decode_image(stuffed + bytes(7) + file[-2:]).shape == (24, 40, 3)
+    with pytest.raises(ImageRefused, match="extraneous") as refused:
+        decode_image(stuffed + b"\x5a" * 7 + file[-2:])
     assert refused.value.reason is R.CORRUPT
 
 

@@ -56,7 +56,7 @@ def run_job(config: InferenceConfig, say: Say) -> None:
         say(f"vllm {vllm_environment.check_cluster(workers)} in an environment of its own")
     if config.plan:
         return say_plan(job, missing, workers, config, say)
-    missing = with_known(job, missing)
+    missing = with_known(job, missing, take_rejected=not config.retry_rejected)
     to_do = total_rows(missing) - sum(work.num_known for work in missing)
     least = "" if job.exact else "at least "
     say(f"{least}{job.rows_in:,} rows, {least}{to_do:,} of them to do, by {workers.num_actors} worker(s)")

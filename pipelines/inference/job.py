@@ -163,18 +163,19 @@ def missing_works(job: InferenceJob) -> list[Work]:
     return [work for work in job.works if work.work_id not in done]
 
 
-def with_known(job: InferenceJob, works: Sequence[Work]) -> list[Work]:
+def with_known(job: InferenceJob, works: Sequence[Work], *, take_rejected: bool = True) -> list[Work]:
     """Let each piece of work know which of its rows the table holds already; questions of single rows are asked again.
 
     Args:
         job: whose they are.
         works: missing ones.
+        take_rejected: whether rows are taken over of which anything was rejected.
     """
     options = job.spec.storage_options
     plain = [work.fragment for work in works if _is_plain(work)]
     if not plain:
         return list(works)
-    known = find_known(job.spec.table_uri, job.run_id, plain, storage_options=options)
+    known = find_known(job.spec.table_uri, job.run_id, plain, take_rejected=take_rejected, storage_options=options)
     return [dataclasses.replace(work, known=known.get(work.work_id, NOTHING_KNOWN)) for work in works]
 
 

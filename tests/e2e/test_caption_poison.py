@@ -1,6 +1,7 @@
 """Rows that end the engine, rows made again, and a job that is asked to stop: each row exactly once all the same."""
 
 import io
+import shutil
 import signal
 import sys
 import time
@@ -85,6 +86,23 @@ def test_poison_rows_are_rejected_then_made_again_in_their_places(
     changed = [uid for uid in before if before[uid] != after[uid]]
     assert sorted(Path(after[uid]["uri"]).stem for uid in changed) == ["0007", "0011"]
     assert "nothing was missing" in run_poisoned(monkeypatch, replace(config, retry_rejected=True))[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_rejected_rows_of_a_folder_that_grew_are_made_again_with_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = {2: "crash", 5: "raise"}
+    write_rows(tmp_path / "photos", 7, poison)
+    config = caption_config(
+        tmp_path / "photos", tmp_path / "out", engine_timeout=2.0, corpus=CorpusSettings(), num_workers=1
+    )
+    run_poisoned(monkeypatch, config)
+    shutil.copy(tmp_path / "photos" / "0003.png", tmp_path / "photos" / "0007.png")
+    said = run_poisoned(monkeypatch, replace(config, retry_rejected=True), engine="forgiving")
+    assert any("8 rows, 3 of them to do" in line for line in said)
+    check_poisoned(tmp_path / "out", 8, {})
 
 
 @pytest.mark.slow

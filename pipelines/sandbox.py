@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -87,6 +87,7 @@ class Sandbox:
         task: `module:function` that is called with each image there; see `decoder_process`.
         options: for the task; JSON values.
         prepare: `module:function` that is called before the first image, outside of its limits.
+        moved: told about each answer, and each time that an image ended the process.
     """
 
     def __init__(
@@ -95,8 +96,9 @@ class Sandbox:
         task: str = PIXELS,
         options: Mapping[str, Any] | None = None,
         prepare: str | None = None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.moved = settings, moved
         work = {"task": task, "options": dict(options or {}), "prepare": prepare}
         self._argument = json.dumps(dataclasses.asdict(settings) | work)
         self._child: Child | None = None
@@ -162,8 +164,10 @@ class Sandbox:
         try:
             for _ in files:
                 answers.append(self._receive(child))
+                self.moved()
         except Died:
             self.close()
+            self.moved()
             raise
         finally:
             feeder.join()

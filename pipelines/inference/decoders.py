@@ -41,11 +41,15 @@ class Decoders:
         settings: limits of each.
         count: of them.
         tile_side: of the model, for `details`.
+        moved: told about each image that was decoded, and each time that one ended its process; from several threads.
     """
 
-    def __init__(self, settings: SandboxSettings, count: int, tile_side: int) -> None:
-        self._pixels = [Sandbox(settings, PIXELS) for _ in range(count)]
-        self._details = [Sandbox(settings, DETAIL, {"tile_side": tile_side}) for _ in range(count)]
+    def __init__(
+        self, settings: SandboxSettings, count: int, tile_side: int, moved: Callable[[], None] = lambda: None
+    ) -> None:
+        options = {"tile_side": tile_side}
+        self._pixels = [Sandbox(settings, PIXELS, moved=moved) for _ in range(count)]
+        self._details = [Sandbox(settings, DETAIL, options, moved=moved) for _ in range(count)]
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
 
     def decode(self, files: Sequence[bytes]) -> list[Pixels | ImageRefused]:

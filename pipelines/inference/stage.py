@@ -6,6 +6,7 @@ engine runs in one (`engine_guard`). What this does *not* do: commit (`flow`), o
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,9 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 8
 """Times that a fragment is begun, its worker having died, before its rows are rejected: Ray itself would begin it for
 ever. What decodes and what generates cannot end a worker, so it was reading, or somebody killed it eight times."""
+
+SIGN_SECONDS = 1.0
+"""Between two signs of life: images are decoded by the hundred in a second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +93,8 @@ class InferenceStage(FragmentStage):
         super().__init__(attempts)
         self.spec, self.threads, self.device = spec, threads, device
         count = spec.decoders or decoders_for(threads, on_gpu=device != "cpu")
-        self.decoders = Decoders(spec.sandbox, count, spec.settings.config.tiles.tile_size)
+        self._sign = -math.inf
+        self.decoders = Decoders(spec.sandbox, count, spec.settings.config.tiles.tile_size, self._alive)
         self.replies = Replies()
         self._restarts = 0
         # at once, because loading takes longer than what comes before the first row
@@ -114,8 +119,14 @@ class InferenceStage(FragmentStage):
                 timeout=spec.engine_timeout,
                 factory=spec.engine_factory,
             ),
-            moved=lambda: self.note(0, 0),
+            moved=self._alive,
         )
+
+    def _alive(self) -> None:
+        """Give a sign of life, unless one was given within a second: each is a message to another process."""
+        if (now := time.monotonic()) - self._sign >= SIGN_SECONDS:
+            self._sign = now
+            self.note(0, 0)
 
     def do(self, work: Mapping[str, Any]) -> Receipt:
         """Do one piece of work, as JSON."""

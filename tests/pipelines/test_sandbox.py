@@ -29,6 +29,14 @@ def test_pixels_come_back_as_they_are_and_hostile_neighbours_as_reasons() -> Non
     assert refused[1].detail == "the decoder: it crashed (SIGSEGV), 3 times"
 
 
+def test_whoever_waits_hears_of_each_answer_and_each_end() -> None:
+    heard: list[int] = []
+    with Sandbox(QUICK, moved=lambda: heard.append(1)) as sandbox:
+        sandbox.decode([GOOD[0], b"words", hostile(GOOD[1], "crash"), GOOD[2]])
+    # three answers, and three processes that one image ended
+    assert len(heard) == 6
+
+
 def test_what_is_prepared_does_not_count_as_the_first_images_time() -> None:
     with Sandbox(QUICK, prepare="tests.pipelines.hostile:warm_up") as sandbox:
         assert isinstance(sandbox.decode([hostile(GOOD[0], "warm")])[0], np.ndarray)

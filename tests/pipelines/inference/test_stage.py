@@ -1,23 +1,61 @@
 """The stage's actor, as far as it needs no Ray."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
+from pipelines.inference import stage as stage_module
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
 from pipelines.inference.stage import InferenceStage
+from pipelines.sandbox import SandboxSettings
+from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import photo
 
+Notes = list[tuple[int, int]]
 
-def test_an_engine_that_moves_is_noted_without_any_row(tmp_path: Path) -> None:
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[InferenceStage, Notes]]:
+    """A stage of one decoder whose engine has started, and what it notes."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "0.jpg").write_bytes(photo(20, 30))
     job = freeze(CaptionConfig(input=(str(tmp_path / "photos"),), output=str(tmp_path / "out")))
-    spec = dataclasses.replace(job.spec, engine_factory="tests.pipelines.inference.poison:engine")
-    notes: list[tuple[int, int]] = []
+    sandbox = SandboxSettings(decoder="tests.pipelines.hostile:decode")
+    spec = dataclasses.replace(job.spec, engine_factory="tests.pipelines.inference.poison:engine", sandbox=sandbox)
+    notes: Notes = []
     remote = SimpleNamespace(remote=lambda *note: notes.append(note))
     stage = InferenceStage(spec, 1, "cpu", SimpleNamespace(note=remote))
     assert stage.engine.restarts == 0
-    assert notes == [(0, 0)]
+    yield stage, notes
     stage.close()
+
+
+def test_an_engine_that_moves_is_noted_without_any_row(started: tuple[InferenceStage, Notes]) -> None:
+    assert started[1] == [(0, 0)]
+
+
+def test_images_that_end_their_decoder_are_signs_of_life_too(
+    started: tuple[InferenceStage, Notes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, notes = started
+    monkeypatch.setattr(stage_module, "SIGN_SECONDS", 0.0)
+    files = [photo(20, 30), hostile(photo(30, 20), "crash")]
+    notes.clear()
+    stage.decoders.decode(files)
+    # one answer, and three processes that the other image ended
+    assert notes == [(0, 0)] * 4
+    stage.decoders.details(files)
+    assert notes == [(0, 0)] * 8
+
+
+def test_signs_of_life_are_not_a_message_for_each_image(
+    started: tuple[InferenceStage, Notes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, notes = started
+    monkeypatch.setattr(stage_module, "SIGN_SECONDS", 1000.0)
+    stage.decoders.decode([photo(20, 30)] * 9)
+    assert notes == [(0, 0)]

@@ -93,7 +93,7 @@ class EngineGuard:
         self.spec, self.moved = spec, moved
         self.restarts = 0
         """Processes started so far because the one before died."""
-        self._blamed: dict[Pictures, list[Result]] = {}
+        self._blamed: dict[Pictures, list[Died]] = {}
         self._child: Child | None = self._start()
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -153,11 +153,10 @@ class EngineGuard:
         log.warning(
             "request %s is rejected: alone it ended the engine %d times: %s", request.request_id, ALONE_TRIES, death
         )
-        detail = f"the engine: {death.detail}, alone and {ALONE_TRIES} times"
-        result = Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
         if pictures := _pictures(request):
-            self._blamed.setdefault(pictures, []).append(result)
-        return result
+            self._blamed.setdefault(pictures, []).append(death)
+        detail = f"the engine: {death.detail}, alone and {ALONE_TRIES} times"
+        return Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
 
     def _given_up(self, request: Request) -> Result | None:
         """The rejection of a request whose images have ended the engine with every request that was tried; else None.
@@ -168,7 +167,9 @@ class EngineGuard:
         blamed = self._blamed.get(_pictures(request), [])
         if len(blamed) < BLAMED:
             return None
-        return dataclasses.replace(blamed[-1], request_id=request.request_id)
+        death = blamed[-1]
+        detail = f"the engine: {death.detail}, over {BLAMED} other requests about these images; this one was not tried"
+        return Result(request_id=request.request_id, error=str(death.reason), error_detail=detail)
 
     def _call(self, requests: Sequence[Request]) -> list[Result]:
         if self._child is None:

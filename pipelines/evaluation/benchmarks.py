@@ -370,7 +370,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         splits=("held_out", "train"),
         read=opened.read_drawn,
         metric=totals.mean_metric("accuracy", _by_drawn),
-        parsers=dict(reversed(_SHORT.items())),
+        parsers=dict(reversed(list(_SHORT.items()))),
         suffix="none",
         max_new_tokens=96,
     ),

@@ -197,15 +197,15 @@ def test_images_that_come_after_their_records_are_tried_again_when_asked(tmp_pat
         file.rename(file.with_suffix(".later"))
     settings = config(tmp_path, input=(str(tmp_path / "records.jsonl"),), rules=RulesConfig())
     run(settings)
-    assert Counter(row["error"] for row in rows(tmp_path, "selection")) == {None: 4, "NOT_FOUND": 2}
+    assert Counter(row["error"] for row in rows(tmp_path, "scores")) == {None: 4, "NOT_FOUND": 2}
     late[0].with_suffix(".later").rename(late[0])
     before = versions(tmp_path)
     assert "nothing was missing" in run(settings)[-1]
     assert versions(tmp_path) == before
     again = dataclasses.replace(settings, retry_rejected=True)
     assert "probe: 2 rejected rows are probed again" in run(again)
-    for name in ("scores", "selection"):
-        assert Counter(row["error"] for row in rows(tmp_path, name)) == {None: 5, "NOT_FOUND": 1}
+    for name, reason in (("scores", "NOT_FOUND"), ("selection", "REJECTED")):
+        assert Counter(row["error"] for row in rows(tmp_path, name)) == {None: 5, reason: 1}
     shown = {image for row in rows(tmp_path, "shards") for image in row["images"]}
     assert shown == {(tmp_path / image).read_bytes() for at, image in enumerate(images) if at != 4}
     assert "nothing was missing" in run(settings)[-1]

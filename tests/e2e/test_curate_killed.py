@@ -16,8 +16,8 @@ from tests.e2e.processes import end_session, finished, started
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_FLIGHT = 4
-"""Fragments, at most: two that an actor of Ray Data holds at once, one that Ray Data reads ahead, and one that is being
-committed, since the driver commits each receipt as it comes."""
+"""Fragments, at most: one that is probed, one that Ray Data reads ahead, one that is being committed, since the driver
+commits each receipt as it comes, and one more where that takes longer than a probe."""
 
 
 def committed(scores: Path) -> dict[str, set[str]]:

@@ -33,6 +33,8 @@ STAGE_VERSION = 1
 """Raised when the same scores and settings give other rows."""
 CLUSTERS = pa.schema([*CLUSTER, pa.field("content_hash", pa.binary()), FRAGMENT_ID, RUN_ID, STATUS, ERROR])
 """`clusters` as a table: CLUSTER, the content that was clustered, and what every table has. All rows are "ok"."""
+REFERENCE_COLUMNS = ("uid", "status", "content_hash", "pixel_hash", "phash", "low_information")
+"""What is read of evaluation images."""
 BLOCK_ROWS = 2**18
 _READ = (
     "uid",
@@ -259,11 +261,13 @@ def _earlier(work: ClusterWork, base: str) -> pa.Table | None:
 
 
 def _references(work: ClusterWork) -> pa.Table | None:
-    columns = ["uid", "status", "content_hash", "pixel_hash", "phash", "low_information"]
-    found = [read_rows(uri, columns, run_id=run, storage_options=work.storage_options) for uri, run in work.references]
+    options = work.storage_options
+    found = [read_rows(uri, REFERENCE_COLUMNS, run_id=run, storage_options=options) for uri, run in work.references]
     if not found:
         return None
-    rows = pa.concat_tables(found)
+    # tables that somebody else made differ in what may be null
+    schema = pa.schema([SCORE.field(name).with_nullable(True) for name in REFERENCE_COLUMNS])
+    rows = pa.concat_tables([one.cast(schema) for one in found])
     rows = rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]).combine_chunks()
     # several probes of one set, or of sets that overlap, say the same of a row
     return rows.group_by(rows.column_names, use_threads=False).aggregate([]).combine_chunks()

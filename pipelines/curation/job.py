@@ -15,6 +15,7 @@ from llava_core.errors import ConfigError
 from pipelines import record
 from pipelines.corpus import plan_corpus
 from pipelines.corpus_sources import normalise
+from pipelines.curation.cluster_stage import REFERENCE_COLUMNS
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.models import find_model
 from pipelines.curation.overrides import Overrides, read_overrides
@@ -27,7 +28,8 @@ from pipelines.curation.text_measures import read_words
 from pipelines.fragments import Fragment, mark_fragment, total_rows
 from pipelines.sandbox import SandboxSettings
 from pipelines.storage import absolute_uri, corpus_options, exists, join_uri, storage_options
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
+from schemas.score import SCORE
 
 _PASSING = (
     "input",
@@ -206,11 +208,16 @@ def _split_references(against: Sequence[str], options: dict[str, str]) -> tuple[
             continue
         uri = absolute_uri(uri)
         table = open_table(uri, options)
-        names = [] if table is None else pa.schema(table.schema().to_arrow()).names
-        if table is None or not {"uid", "status", "run_id", "content_hash", "pixel_hash", "phash"} <= set(names):
-            raise ConfigError(f"--against {uri} is a table without hashes; expected images, or a table `scores`")
-        files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
-        ready += [(uri, run) for run in sorted({str(file["min.run_id"]) for file in files})]
+        found = {} if table is None else {one.name: one.type for one in pa.schema(table.schema().to_arrow())}
+        lacking = [one for one in (*REFERENCE_COLUMNS, "run_id") if found.get(one) != SCORE.field(one).type]
+        if table is None or lacking:
+            raise ConfigError(
+                f"--against {uri} is a table without {', '.join(lacking)} as the probe writes them; "
+                "expected images, or a table `scores`"
+            )
+        # not by the log's bounds of each file: one that was compacted may hold more than two runs
+        runs = pa.table(dataset(table).to_table(columns=["run_id"]))["run_id"].unique().to_pylist()
+        ready += [(uri, run) for run in sorted(runs)]
     return folders, ready
 
 

@@ -321,7 +321,8 @@ def _sample_clusters(scores: pa.Table, clusters: pa.Table) -> tuple[Cluster, ...
 def _cluster(head: str, rows: Sequence[dict[str, Any]], by_uid: dict[str, dict[str, Any]]) -> Cluster:
     copies = [row for row in rows if row["uid"] != head]
     copies.sort(key=lambda row: (-(row["distance"] or 0), row["uid"]))
-    own = next((row for row in rows if row["uid"] == head), {"uid": head, "flags": []})
+    absent: dict[str, Any] = {"uid": head, "flags": []}
+    own = next((row for row in rows if row["uid"] == head), absent)
     evaluated = copies[0]["role"] == ClusterRole.CONTAMINATED.value
     first = own | {"kind": None, "distance": None, "role": "evaluation image" if evaluated else "survivor"}
     shown = [_member(row, by_uid.get(row["uid"])) for row in [first, *copies[: SHOWN_MEMBERS - 1]]]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from pipelines import tables
 from pipelines.curation.cluster_stage import ClusterWork, _references, cluster_stage
@@ -87,6 +88,20 @@ def test_evaluation_images_that_were_probed_twice_count_once(tmp_path: Path) -> 
     assert against is not None and sorted(against["uid"].to_pylist()) == ["003", "091"]
     found = clusters(dataclasses.replace(given, references=sets))
     assert [row["uid"] for row in found if row["role"] == "contaminated"] == ["003"]
+
+
+def test_evaluation_images_of_a_table_that_somebody_else_made(tmp_path: Path) -> None:
+    hashes = [int(value) for value in np.random.default_rng(6).integers(-(2**63), 2**63, 100)]
+    given = work(tmp_path, [score(number, hashes[number], None) for number in range(1, 9)], 1000)
+    probed = work(tmp_path / "set", [score(number, hashes[number], None) for number in (5, 91)], 1000)
+    names = ["uid", "status", "run_id", "content_hash", "pixel_hash", "phash", "low_information"]
+    foreign = [{name: score(number, hashes[number] ^ 1, None)[name] for name in names} for number in (3, 92)]
+    foreign = [row | {"uid": f"x{row['uid']}", "content_hash": b"c", "pixel_hash": b"p"} for row in foreign]
+    write_deltalake(tmp_path / "hashes", pa.Table.from_pylist(foreign), partition_by=["status"])
+    sets = [(probed.scores_uri, "r"), (str(tmp_path / "hashes"), "r")]
+    found = clusters(dataclasses.replace(given, references=sets))
+    seen = [(row["uid"], row["survivor_uid"], row["kind"]) for row in found if row["role"] == "contaminated"]
+    assert seen == [("003", "x003", "near"), ("005", "005", "exact_content")]
 
 
 def test_where_it_is_done_is_no_reason_to_do_it_again_and_embeddings_start_all_over(tmp_path: Path) -> None:

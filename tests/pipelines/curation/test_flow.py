@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from llava_core.errors import ConfigError
 from pipelines.cli import parse
@@ -85,20 +85,25 @@ def test_a_threshold_of_a_recipe_can_be_taken_off(tmp_path: Path) -> None:
         config(tmp_path, recipe="datacomp_basic", without=("min_side",), rules=RulesConfig(min_side=5))
 
 
+HASHED: dict[str, object] = {
+    "uid": "e", "status": "ok", "run_id": "r", "content_hash": b"c", "pixel_hash": b"p", "phash": 1,
+    "low_information": False,
+}  # fmt: skip
+"""A row of a table of evaluation images."""
+
+
 def test_workers_in_another_folder_find_a_relative_table_of_evaluation_images(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"uid": "e", "status": "ok", "run_id": "r", "content_hash": b"c", "pixel_hash": b"p", "phash": 1}
-    write_deltalake(tmp_path / "hashes", pa.Table.from_pylist([row]), partition_by=["status"])
+    write_deltalake(tmp_path / "hashes", pa.Table.from_pylist([HASHED]), partition_by=["status"])
     monkeypatch.chdir(tmp_path)
     assert freeze(config(corpus, against=("hashes",))).reference_tables == ((str(tmp_path / "hashes"), "r"),)
 
 
 def test_a_table_of_evaluation_images_that_grew_is_another_state(corpus: Path, tmp_path: Path) -> None:
-    row = {"uid": "e", "status": "ok", "run_id": "r", "content_hash": b"c", "pixel_hash": b"p", "phash": 1}
     jobs = []
     for uid in ("e", "f"):
-        write_deltalake(tmp_path / "hashes", pa.Table.from_pylist([row | {"uid": uid}]), mode="append")
+        write_deltalake(tmp_path / "hashes", pa.Table.from_pylist([HASHED | {"uid": uid}]), mode="append")
         jobs.append(freeze(config(corpus, against=(str(tmp_path / "hashes"),))))
     assert jobs[0].state != jobs[1].state
     assert jobs[0].state == dataclasses.replace(jobs[1], reference_digests=jobs[0].reference_digests).state
@@ -216,6 +221,24 @@ def test_a_table_of_evaluation_images_may_not_lie_where_delta_looks_elsewhere(co
     (table / "_delta_log").mkdir(parents=True)
     with pytest.raises(ConfigError, match="'%20' in it, which Delta reads"):
         freeze(config(corpus, against=(str(table),)))
+
+
+def test_all_runs_of_a_compacted_table_of_evaluation_images_are_held_against(corpus: Path) -> None:
+    table = str(corpus.parent / "hashes")
+    for run in ("r", "s", "t"):
+        write_deltalake(table, pa.Table.from_pylist([HASHED | {"run_id": run}]), mode="append")
+    DeltaTable(table).optimize.compact()
+    assert freeze(config(corpus, against=(table,))).reference_tables == ((table, "r"), (table, "s"), (table, "t"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"phash": "beef"}, {"pixel_hash": None}, {"low_information": None}, {"run_id": None}]
+)
+def test_a_table_that_cannot_be_matched_is_refused_before_any_work(corpus: Path, change: dict[str, Any]) -> None:
+    row = {name: value for name, value in (HASHED | change).items() if value is not None}
+    write_deltalake(corpus.parent / "hashes", pa.Table.from_pylist([row]))
+    with pytest.raises(ConfigError, match=f"is a table without {next(iter(change))} as the probe writes"):
+        freeze(config(corpus, against=(str(corpus.parent / "hashes"),)))
 
 
 def clustered(rows: pa.Table) -> pa.Table:

@@ -17,6 +17,8 @@ from pipelines.storage import join_uri, read_bytes
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_SUFFIX_CN = "请直接回答选项字母。"
 POPE_SPLITS = ("random", "popular", "adversarial")
+NLVR_ORDERS = 6
+"""Images of a sentence of NLVR: the same boxes in other orders."""
 MMBENCH_ROUND = 1_000_000
 """Added to a question's index in the rows of MMBench's files that turn its options, once for each turn."""
 _LONGEST_INDEX = 64
@@ -201,26 +203,23 @@ def _seed_item(one: Mapping[str, Any], names: Mapping[int, str]) -> Item:
 
 
 def read_nlvr(source: Source) -> list[Item]:
-    """NLVR v1: each sentence with each of its images (up to six orders of the boxes); ids are names of image files.
+    """NLVR v1: each sentence with each of its images, six orders of the boxes; ids are names of image files.
 
-    An image that the copy at hand lacks is left out with its sentence's order: the list of files decides.
+    An image that the copy at hand lacks is an item all the same: without it the split is not whole.
     """
     name = f"{source.split}.json"
     where = "https://github.com/lil-lab/nlvr"
     listed = source.lines([f"{source.split}/{name}", f"nlvr/{source.split}/{name}"], where)
-    pictures: dict[str, list[str]] = {}
-    for path in source.glob(f"**/{source.split}-*.png"):
-        sentence = PurePosixPath(path).stem.removeprefix(f"{source.split}-").rpartition("-")[0]
-        pictures.setdefault(sentence, []).append(path)
+    pictures = {PurePosixPath(path).stem: path for path in source.glob(f"**/{source.split}-*.png")}
     items = []
     for one in records(source, listed, name, ("identifier", "sentence", "label", "directory")):
         sentence = one["sentence"].strip()
-        missing = f"{source.split}/images/{one['directory']}/{source.split}-{one['identifier']}-0.png"
-        for path in pictures.get(one["identifier"], [missing]):
+        for order in range(NLVR_ORDERS):
+            item_id = f"{source.split}-{one['identifier']}-{order}"
             items.append(
                 Item(
-                    item_id=PurePosixPath(path).stem,
-                    image=path,
+                    item_id=item_id,
+                    image=pictures.get(item_id, f"{source.split}/images/{one['directory']}/{item_id}.png"),
                     question=sentence,
                     prompt=f"{sentence}\n{JUDGE_SUFFIX}",
                     references=(one["label"],),

@@ -210,10 +210,11 @@ def _nlvr(folder: Path) -> None:
     rows = [
         {"sentence": "A box is black.", "label": "true", "identifier": "1-0", "directory": "4"},
         {"sentence": "A box is blue.", "label": "false", "identifier": "1-1", "directory": "4"},
+        {"sentence": "A box is red.", "label": "true", "identifier": "7-0", "directory": "5"},
     ]
     put(folder, "test/test.json", rows)
-    for name in ("1-0-0", "1-0-3", "1-1-0"):
-        path = folder / f"test/images/4/test-{name}.png"
+    for name in ("4/test-1-0-0", "4/test-1-0-3", "4/test-1-1-0"):
+        path = folder / f"test/images/{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (12, 8), (3, 200, 10)).save(path)
 

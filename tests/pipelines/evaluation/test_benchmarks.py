@@ -43,7 +43,7 @@ YES = {
     # each of three images (2 in perception): acc 50, acc+ 0; three subtasks of perception
     "mme": 150.0,
     "seed": 0.0,
-    # two of three images are true
+    # two of three sentences are true, about six images each
     "nlvr": 200 / 3,
     "drawn": 25.0,
     "coco-captions": 0.0,
@@ -217,7 +217,7 @@ def test_images_are_named_as_the_benchmarks_lay_them_out(tmp_path: Path) -> None
     assert found["ocrvqa"] == "images/111.gif"
     assert found["chartqa"] == "test/png/b.png"
     assert found["mme"] == "OCR/2.jpg"
-    assert found["nlvr"] == "test/images/4/test-1-1-0.png"
+    assert found["nlvr"] == "test/images/5/test-7-0-5.png"
     assert found["textvqa"] == "train_images/y.jpg"
     assert found["mmbench"].startswith("data:image/jpeg;base64,/9j/")
 
@@ -320,13 +320,27 @@ def test_the_lean_towards_yes_and_invented_objects_are_reported(tmp_path: Path) 
     assert (found.by_mention, found.by_caption, found.objects) == (0.5, 1.0, {"bus": 1, "dog": 1})
 
 
+def test_an_image_of_nlvr_that_the_copy_lacks_is_an_item_all_the_same(tmp_path: Path) -> None:
+    WRITERS["nlvr"](tmp_path)
+    # the images may lie in any folder
+    (tmp_path / "test/images/4/test-1-0-3.png").rename(tmp_path / "test/test-1-0-3.png")
+    items = find_benchmark("nlvr").read(Source(benchmark="nlvr", folder=str(tmp_path), split="test"))
+    assert [item.item_id for item in items[:7]] == [*(f"test-1-0-{order}" for order in range(6)), "test-1-1-0"]
+    assert len(items) == 18
+    assert {item.image for item in items if (tmp_path / item.image).is_file()} == {
+        "test/images/4/test-1-0-0.png", "test/test-1-0-3.png", "test/images/4/test-1-1-0.png"}  # fmt: skip
+    assert {item.group: item.references for item in items} == {"1-0": ("true",), "1-1": ("false",), "7-0": ("true",)}
+
+
 @real
 def test_nlvr_is_read_from_its_own_files() -> None:
     items = find_benchmark("nlvr").read(Source(benchmark="nlvr", folder=str(DATA / "nlvr"), split="test"))
     check_ids(items)
-    assert len(items) == 1980
-    assert sum(item.references == ("true",) for item in items) == 1112
-    assert all((DATA / "nlvr" / item.image).is_file() for item in items)
+    # what the paper counts; this copy has two of the six images of each sentence
+    assert len(items) == 5940
+    there = [item for item in items if (DATA / "nlvr" / item.image).is_file()]
+    assert len(there) == 1980
+    assert sum(item.references == ("true",) for item in there) == 1112
 
 
 @real

@@ -35,6 +35,7 @@ def answer(asking: Asking, config: EvaluateConfig) -> Asked | None:
         output=asking.answers,
         max_new_tokens=asking.max_new_tokens,
         corpus=CorpusSettings(image_root=asking.image_root),
+        retry_rejected=True,  # an image that is there now, a store that answers again
         **config.handed_on(),
     )
     run_job(settings, say)
@@ -43,9 +44,8 @@ def answer(asking: Asking, config: EvaluateConfig) -> Asked | None:
 
 
 def draw(folder: Path, split: str, count: int) -> None:
-    """Draw pictures, unless they are there."""
-    if not (folder / "drawn.jsonl").exists():
-        write_drawn(folder, count, DrawnConfig(seed=SEED, split="train" if split == "train" else "held_out"))
+    """Draw pictures."""
+    write_drawn(folder, count, DrawnConfig(seed=SEED, split="train" if split == "train" else "held_out"))
 
 
 def main() -> int:

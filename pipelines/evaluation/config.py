@@ -34,15 +34,17 @@ class EvaluateConfig:
     split: str | None = None
     """Part of the benchmark; the one that is reported most if left out."""
     output: str = "out/evaluate"
-    """Folder for answers, scores, `results.json` and `results.html`."""
+    """Folder, of a store too, for answers, scores, submission files, `results.json` and `results.html`; all nodes of a
+    cluster have to see it."""
     model: str = "tiny"
-    """"tiny" (embedded), a local checkpoint folder, or a hub name."""
+    """"tiny" (embedded), a checkpoint folder, local or the URI of one in a store, or a hub name."""
     model_revision: str | None = None
     """Revision of a hub name; the newest if left out."""
     answers: str | None = None
     """JSONL file of answers made elsewhere (`question_id`, `text`), scored in place of a model's."""
     parser: str | None = None
-    """How replies are read, where a benchmark knows several ways; its tool's own if left out."""
+    """How replies are read, where a benchmark knows several ways; its tool's own if left out, but letters strictly for
+    MMBench, whose tool asks a language model, and A-OKVQA."""
     ocr_tokens: bool = False
     """Give TextVQA's OCR tokens in the prompt, as LLaVA 1.5 was evaluated."""
     max_new_tokens: int | None = None
@@ -58,7 +60,7 @@ class EvaluateConfig:
     batch_size: int = 32
     """Requests that an engine decodes together."""
     limit: int | None = None
-    """Only this many items, evenly spread: a partial score, and said to be one."""
+    """Only about this many items, evenly spread, images with all their questions: a partial score, said to be one."""
     num_drawings: int = 60
     """Drawings that the benchmark "drawn" makes where --data is not given."""
     judge_url: str | None = None

@@ -1,14 +1,16 @@
 """The order of an evaluation, on one screen; who answers is handed in, since rooms meet in a table.
 
-    official files ─ read ─▶ items ─▶ images.jsonl, questions.jsonl ─ ask ─▶ answers (table)
-    answers ─ join ─▶ judged ─▶ scores (table), submission, results.json, results.html
+    official files ─ read ─▶ items ─▶ images-*.jsonl, questions-*.jsonl ─ ask ─▶ answers (table)
+    answers ─ join ─▶ judged ─▶ scores (table), submission/, results.json, results.html
 
 What this does *not* do: run a model (`jobs/evaluate.py` lends the answering job).
 """
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,13 @@ from pipelines.evaluation.scoring import (
     result_rows,
 )
 from pipelines.evaluation.sources import Source
+from pipelines.evaluation.submissions import check_installed
 from pipelines.parts import write_fragment
-from pipelines.storage import exists, join_uri, read_bytes, write_bytes
+from pipelines.storage import absolute_uri, exists, filesystem, join_uri, read_bytes, write_bytes, write_once
 from pipelines.tables import dataset, open_table
 from schemas.result import RESULT, ResultReason
 
-VERSION = 1
+VERSION = 2
 """Part of the scores' identity: raise it whenever a change gives the same answers another score."""
 
 
@@ -72,7 +75,7 @@ class Asked:
 Ask = Callable[[Asking], Asked | None]
 """Answers all questions into the table; None after --plan."""
 Draw = Callable[[Path, str, int], None]
-"""Writes drawings of a split into a folder: so many."""
+"""Writes drawings of a split into a folder: so many, `drawn.jsonl` last."""
 
 
 def run_evaluation(config: EvaluateConfig, ask: Ask, draw: Draw, say: Say) -> None:
@@ -85,9 +88,12 @@ def run_evaluation(config: EvaluateConfig, ask: Ask, draw: Draw, say: Say) -> No
         say: where lines for people go.
 
     Raises:
-        ConfigError: a file is missing or of another split.
+        ConfigError: a file is missing or of another split, or a package that a submission needs.
         JudgeError: the judge does not answer.
     """
+    config = replace(config, output=absolute_uri(config.output))
+    for benchmark in config.benchmarks:
+        check_installed(benchmark.submission)
     synonyms = None if config.synonyms is None else read_synonyms(config.synonyms)
     read = [(benchmark, source, _read(benchmark, source)) for benchmark, source in _sources(config, draw)]
     outcomes = []
@@ -108,11 +114,23 @@ def _sources(config: EvaluateConfig, draw: Draw) -> list[tuple[Benchmark, Source
         split = config.split or benchmark.splits[0]
         folder = config.folders.get(benchmark.name)
         if folder is None:
-            place = Path(config.output) / "drawings" / f"{split}-{config.num_drawings}"
-            draw(place, split, config.num_drawings)
-            folder = str(place)
+            folder = join_uri(config.output, "drawings", f"{split}-{config.num_drawings}")
+            _put_drawings(folder, split, config.num_drawings, draw)
         found.append((benchmark, Source(benchmark=benchmark.name, folder=folder, split=split, ocr=config.ocr_tokens)))
     return found
+
+
+def _put_drawings(folder: str, split: str, count: int, draw: Draw) -> None:
+    """Draw into a folder, of a store too, unless that is done; the file that says so goes there last."""
+    listing = "drawn.jsonl"
+    if exists(join_uri(folder, listing)):
+        return
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        draw(place, split, count)
+        pictures = [path for path in place.rglob("*") if path.is_file() and path.name != listing]
+        for path in (*sorted(pictures), place / listing):
+            write_bytes(join_uri(folder, path.relative_to(place).as_posix()), path.read_bytes())
 
 
 def _read(benchmark: Benchmark, source: Source) -> list[Item]:
@@ -133,10 +151,11 @@ def _evaluate(
     replies, facts = _replies(config, benchmark, folder, chosen, root, ask)
     if replies is None:
         return None
-    joined = join(chosen, replies)
+    # a file may hold answers to the whole split
+    joined = _of_items(join(items, replies), chosen)
     parser = config.parser or next(iter(benchmark.parsers))
-    judged, gaps = _judge(config, benchmark, parser, joined, Path(folder))
-    joined = Joined(pairs=joined.pairs, gaps=gaps, unknown=joined.unknown, repeated=joined.repeated)
+    judged, gaps = _judge(config, benchmark, parser, joined, folder)
+    joined = replace(joined, gaps=gaps)
     result = make_result(benchmark, judged, joined, len(items))
     settings = facts | {
         "split": source.split,
@@ -156,14 +175,23 @@ def _evaluate(
         settings=settings,
     )
     _write_scores(outcome, [item.item_id for item in chosen])
-    if benchmark.submission is not None and result.scored == len(items):
-        for name, data in benchmark.submission(judged).items():
-            write_bytes(join_uri(folder, name), data)
+    whole = result.scored == len(items)
+    _write_submission(folder, benchmark.submission(judged) if benchmark.submission and whole else {})
     return outcome
 
 
+def _write_submission(folder: str, files: Mapping[str, bytes]) -> None:
+    """Replace the submission of an earlier call: beside this call's scores it would be taken for theirs."""
+    uri = join_uri(folder, "submission")
+    store, place = filesystem(uri)
+    if store.exists(place):
+        store.rm(place, recursive=True)
+    for name, data in files.items():
+        write_bytes(join_uri(uri, name), data)
+
+
 def _limited(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
-    """At most so many items, evenly spread over units, so that groups stay whole."""
+    """About so many items, evenly spread, in whole units (an image's questions, a group): one at least."""
     if limit is None or limit >= len(items):
         return items
     units: dict[str, list[Item]] = {}
@@ -172,6 +200,17 @@ def _limited(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     names = list(units)
     share = max(1, len(names) * limit // len(items))
     return [item for place in range(share) for item in units[names[place * len(names) // share]]]
+
+
+def _of_items(joined: Joined, items: Sequence[Item]) -> Joined:
+    """What of all is about some items; ids that are no item's stay named."""
+    names = {item.item_id for item in items}
+    return replace(
+        joined,
+        pairs=tuple(pair for pair in joined.pairs if pair[0].item_id in names),
+        gaps=tuple(gap for gap in joined.gaps if gap.item.item_id in names),
+        repeated=tuple(name for name in joined.repeated if name in names),
+    )
 
 
 def _replies(
@@ -189,7 +228,6 @@ def _replies(
     assert table is not None, "the answering job has made it"
     wanted = ds.field("run_id") == done.run_id
     columns = ["question_id", "text", "error", "error_detail", "model", "model_revision"]
-    asked = {item.item_id for item in items}
     rows = dataset(table).to_table(columns=columns, filter=wanted).to_pylist()
     tiles = "all" if config.max_tiles is None else f"at most {config.max_tiles}"
     facts = {
@@ -204,30 +242,34 @@ def _replies(
     replies = [
         Reply(item_id=row["question_id"], text=row["text"], error=row["error"], error_detail=row["error_detail"])
         for row in rows
-        # the run may hold rows of earlier calls with other limits
-        if row["question_id"] in asked
     ]
     return replies, facts
 
 
 def _write_questions(folder: str, items: Sequence[Item], root: str, most: int) -> Asking:
-    """Write the corpus of images and the questions; files that would not change are left alone."""
-    images = join_uri(str(Path(folder).absolute()), "images.jsonl")
-    questions = join_uri(str(Path(folder).absolute()), "questions.jsonl")
+    """Write the corpus of images and the questions.
+
+    Their names hold a hash of what is in them: a call with another limit or split leaves those of earlier calls as they
+    are, whose runs would else be taken for runs over files that have changed.
+    """
     places = {image: place for place, image in enumerate(dict.fromkeys(item.image for item in items))}
-    _write_changed(images, "".join(json.dumps({"image": image}) + "\n" for image in places))
+    images = _write_named(folder, "images", "".join(json.dumps({"image": image}) + "\n" for image in places))
     lines = (
         {"question_id": item.item_id, "question": item.prompt, "uri": f"{images}#{places[item.image]}"}
         for item in items
     )
-    _write_changed(questions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    answers = join_uri(str(Path(folder).absolute()), "answers")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    questions = _write_named(folder, "questions", text)
+    answers = join_uri(folder, "answers")
     return Asking(images=images, questions=questions, image_root=root, answers=answers, max_new_tokens=most)
 
 
-def _write_changed(uri: str, text: str) -> None:
-    if not exists(uri) or read_bytes(uri) != text.encode():
-        write_bytes(uri, text.encode())
+def _write_named(folder: str, name: str, text: str) -> str:
+    data = text.encode()
+    uri = join_uri(folder, f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.jsonl")
+    if not exists(uri):
+        write_once(uri, data)
+    return uri
 
 
 def _read_answers(uri: str) -> list[Reply]:
@@ -241,30 +283,35 @@ def _read_answers(uri: str) -> list[Reply]:
         try:
             row: Mapping[str, Any] = json.loads(line)
             text = next(row[name] for name in ("text", "answer", "prediction") if name in row)
-            replies.append(Reply(item_id=str(row["question_id"]), text=str(text)))
+            item_id = str(row["question_id"])
         except (ValueError, KeyError, StopIteration, TypeError) as error:
             raise ConfigError(f"--answers {uri}: line {number} is no object with question_id and text") from error
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"--answers {uri}: line {number} has {type(text).__name__} for its text")
+        replies.append(Reply(item_id=item_id, text=text, error_detail="its text is null" if text is None else None))
     return replies
 
 
 def _judge(
-    config: EvaluateConfig, benchmark: Benchmark, parser: str, joined: Joined, folder: Path
+    config: EvaluateConfig, benchmark: Benchmark, parser: str, joined: Joined, folder: str
 ) -> tuple[list[Judged], tuple[Gap, ...]]:
     """Score replies, by the benchmark's metric or a judge; without a judge's URL they stay without a score."""
     judged = judge_items(benchmark, benchmark.parsers[parser], joined.pairs)
     if benchmark.judge is None or config.judge_url is None:
         return judged, joined.gaps
     judge = Judge(url=config.judge_url, model=config.judge_model)
-    values = review_items(benchmark.judge, joined.pairs, judge, folder / "reviews.jsonl")
+    reviews = review_items(benchmark.judge, joined.pairs, judge, join_uri(folder, "reviews"))
     scored = [
-        Judged(item=one.item, reply=one.reply, answer=one.answer, values=value)
-        for one, value in zip(judged, values, strict=True)
-        if value is not None
+        Judged(item=one.item, reply=one.reply, answer=one.answer, values=review)
+        for one, review in zip(judged, reviews, strict=True)
+        if not isinstance(review, str)
     ]
-    unjudged = [one.item for one, value in zip(judged, values, strict=True) if value is None]
-    detail = "the review has no score in its first line"
-    gaps = [Gap(item=item, error=ResultReason.NOT_JUDGED, error_detail=detail) for item in unjudged]
-    return scored, (*joined.gaps, *gaps)
+    unjudged = [
+        Gap(item=one.item, error=ResultReason.NOT_JUDGED, error_detail=review)
+        for one, review in zip(judged, reviews, strict=True)
+        if isinstance(review, str)
+    ]
+    return scored, (*joined.gaps, *unjudged)
 
 
 def _write_scores(outcome: Outcome, order: Sequence[str]) -> None:

@@ -3,13 +3,13 @@
     MM-Vet       question | truth | prediction ─▶ a number 0.0 to 1.0
     LLaVA-Bench  context, question, two answers ─▶ a line with two numbers 1 to 10
 
-Reviews are kept in a file, so that a call that is cut off goes on where it was. What this does *not* do: guess a score
-from a review that has none; such an item stays without.
+Each review is kept in a file, so that a call that is cut off goes on where it was. What this does *not* do: guess a
+score from a review that has none; such an item stays without.
 """
 
+import contextlib
 import hashlib
 import json
-import logging
 import os
 import time
 import urllib.error
@@ -17,15 +17,15 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llava_core.errors import ConfigError, TesseraError
 from pipelines.evaluation.items import Item
-
-log = logging.getLogger(__name__)
+from pipelines.storage import join_uri, read_json, write_json
 
 _ATTEMPTS, _PATIENCE_SECONDS, _THREADS = 4, 120.0, 8
+_OF_THE_REQUEST = (400, 413, 422)
+"""HTTP codes that refuse what was asked, as content filters and limits of the context do, and not who asks."""
 _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 _RULE = (
     "We would like to request your feedback on the performance of two AI assistants in response to the user "
@@ -80,6 +80,10 @@ _MMVET_SHOTS = "".join(
 
 class JudgeError(TesseraError):
     """The judge's endpoint does not answer; running the job again goes on where it was."""
+
+
+class JudgeRefused(JudgeError):
+    """The judge's endpoint refuses one request, and would again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,53 +148,59 @@ _KINDS = {"mmvet": (ask_mmvet, read_mmvet, 0.0), "relative": (ask_llava_bench, r
 
 
 def review_items(
-    kind: str, pairs: Sequence[tuple[Item, str]], judge: Judge, kept: Path
-) -> list[tuple[float, ...] | None]:
+    kind: str, pairs: Sequence[tuple[Item, str]], judge: Judge, kept: str
+) -> list[tuple[float, ...] | str]:
     """Let a judge score replies.
 
     Args:
         kind: "mmvet" or "relative".
         pairs: items and replies.
         judge: where it is.
-        kept: JSONL file of reviews; those that it has are not asked again, new ones are added as they come.
+        kept: folder of reviews, local or of a store; those that it has are not asked again, new ones are added as they
+            come.
 
     Returns:
-        Values of each item; None where the review has no score.
+        Values of each item; where it has none, why: the judge refused it, or its review has no score.
 
     Raises:
-        JudgeError: the endpoint does not answer.
+        JudgeError: the endpoint does not answer, or refuses all.
     """
     ask, read, temperature = _KINDS[kind]
     bodies = [
         {"model": judge.model, "messages": ask(item, reply), "temperature": temperature, "max_tokens": 1024}
         for item, reply in pairs
     ]
-    known = _read_kept(kept)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    missing = list({name: body for body in bodies if (name := _name(body)) not in known}.items())
-    with kept.open("a", encoding="utf-8") as file, ThreadPoolExecutor(_THREADS) as pool:
-        for (name, _), review in zip(missing, pool.map(lambda one: _post(judge, one[1]), missing), strict=True):
-            known[name] = review
-            file.write(json.dumps({"request": name, "review": review}, ensure_ascii=False) + "\n")
-            file.flush()
-    return [read(known[_name(body)]) for body in bodies]
+    once = {_name(body): body for body in bodies}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        reviews = pool.map(lambda name: _review(judge, once[name], join_uri(kept, f"{name}.json")), once)
+        found = dict(zip(once, reviews, strict=True))
+    refusals = [one for one in found.values() if isinstance(one, JudgeRefused)]
+    if refusals and len(refusals) == len(found):
+        raise refusals[0]
+    return [_read(found[_name(body)], read) for body in bodies]
 
 
 def _name(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _read_kept(kept: Path) -> dict[str, str]:
-    if not kept.exists():
-        return {}
-    found = {}
-    for line in kept.read_text(encoding="utf-8").splitlines():
-        try:
-            one = json.loads(line)
-            found[one["request"]] = one["review"]
-        except (ValueError, KeyError):
-            log.warning("%s: a line that was cut off is asked again", kept)
-    return found
+def _review(judge: Judge, body: dict[str, Any], kept: str) -> str | JudgeRefused:
+    """The review that is kept, or a new one; refusals are not kept."""
+    with contextlib.suppress(FileNotFoundError):
+        return str(read_json(kept)["review"])
+    try:
+        review = _post(judge, body)
+    except JudgeRefused as refusal:
+        return refusal
+    write_json(kept, {"review": review})
+    return review
+
+
+def _read(review: str | JudgeRefused, read: Callable[[str], tuple[float, ...] | None]) -> tuple[float, ...] | str:
+    if isinstance(review, JudgeRefused):
+        return str(review)
+    values = read(review)
+    return "the review has no score in its first line" if values is None else values
 
 
 def _post(judge: Judge, body: dict[str, Any]) -> str:
@@ -208,9 +218,14 @@ def _post(judge: Judge, body: dict[str, Any]) -> str:
             time.sleep(0.2 * 4**attempt)
         try:
             with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as response:
-                return str(json.loads(response.read())["choices"][0]["message"]["content"])
+                review = json.loads(response.read())["choices"][0]["message"]["content"]
+            if not isinstance(review, str):
+                raise JudgeRefused(f"--judge-url {judge.url}: the answer to this request has no text")
+            return review
         except urllib.error.HTTPError as error:
             why = f"HTTP {error.code}"
+            if error.code in _OF_THE_REQUEST:
+                raise JudgeRefused(f"--judge-url {judge.url}: {why} for this request") from error
             if error.code not in (408, 409, 429) and error.code < 500:
                 break
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:

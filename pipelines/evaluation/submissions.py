@@ -6,6 +6,7 @@ What this does *not* do: send them anywhere.
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 
 from llava_core.errors import ConfigError
 from pipelines.evaluation.items import Judged
@@ -119,15 +120,9 @@ def coco_submission(judged: Sequence[Judged]) -> Mapping[str, bytes]:
 
 
 def mmbench_submission(judged: Sequence[Judged]) -> Mapping[str, bytes]:
-    """MMBench's table with a column `prediction` after the options.
+    """MMBench's table with a column `prediction` after the options; see `check_installed`."""
+    from openpyxl import Workbook
 
-    Raises:
-        ConfigError: openpyxl, of the extra "evaluate", is not installed.
-    """
-    try:
-        from openpyxl import Workbook
-    except ImportError as error:
-        raise ConfigError("MMBench takes .xlsx files: pip install 'tessera[evaluate]'") from error
     known = [name for name in ("answer", "split") if any(name in one.item.facts for one in judged)]
     head = ["index", "question", "A", "B", "C", "D", "prediction", *known]
     book = Workbook()
@@ -139,3 +134,13 @@ def mmbench_submission(judged: Sequence[Judged]) -> Mapping[str, bytes]:
     file = io.BytesIO()
     book.save(file)
     return {"submission.xlsx": file.getvalue()}
+
+
+def check_installed(submission: Submission | None) -> None:
+    """Hold a submission to the package that it needs, before anything is asked.
+
+    Raises:
+        ConfigError: openpyxl, of the extra "evaluate", is not installed.
+    """
+    if submission is mmbench_submission and find_spec("openpyxl") is None:
+        raise ConfigError("MMBench's server takes .xlsx files: pip install -c constraints.txt -e '.[evaluate]'")

@@ -87,15 +87,16 @@ def test_whole_then_again_then_cut_in_half(tmp_path: Path, ray_session: None, mo
     assert "PARTIAL" in (output / "results.html").read_text()
 
 
-def test_a_run_that_lost_half_of_its_images_is_no_full_score(
+def test_a_run_that_lost_half_of_its_images_is_no_full_score_until_they_are_there(
     tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_engine(monkeypatch)
     folder = tmp_path / "drawings"
     evaluate.draw(folder, "held_out", DRAWINGS)
     lines = [json.loads(line) for line in (folder / "drawn.jsonl").read_text().splitlines()]
-    for one in lines[: DRAWINGS // 2]:
-        (folder / one["image"]).unlink()
+    pictures = {folder / one["image"]: (folder / one["image"]).read_bytes() for one in lines[: DRAWINGS // 2]}
+    for path in pictures:
+        path.unlink()
     lost = {one["id"] for one in lines[: DRAWINGS // 2]}
     result, said = run(tmp_path / "out", data=(str(folder),))
     assert "scores" not in result and not result["complete"]
@@ -104,3 +105,21 @@ def test_a_run_that_lost_half_of_its_images_is_no_full_score(
     assert result["items_without"] == {"NOT_FOUND": len(gone)}
     assert result["items_scored"] == result["items"] - len(gone)
     assert any("PARTIAL" in text for text in said)
+
+    for path, data in pictures.items():
+        path.write_bytes(data)
+    result, _ = run(tmp_path / "out", data=(str(folder),))
+    assert result["complete"] and result["items_scored"] == result["items"]
+
+    # calls with other limits have runs of their own: the whole one is there, and is not made again
+    answers = tmp_path / "out/drawn/answers"
+    whole = result["settings"]["answers run"]
+    half, _ = run(tmp_path / "out", data=(str(folder),), limit=result["items"] // 2)
+    assert not half["complete"] and half["settings"]["answers run"] != whole
+    before = DeltaTable(answers).version()
+    again, _ = run(tmp_path / "out", data=(str(folder),))
+    assert again["complete"] and again["settings"]["answers run"] == whole
+    assert DeltaTable(answers).version() == before
+    runs = DeltaTable(answers).to_pyarrow_table(columns=["run_id"])["run_id"].to_pylist()
+    assert {name: runs.count(name) for name in runs} == {
+        whole: result["items"], half["settings"]["answers run"]: half["items_scored"]}  # fmt: skip

@@ -183,7 +183,7 @@ def no_store(scheme: str, error: Exception) -> ConfigError:
         error: fsspec's.
     """
     missing = scheme in ("gs", "gcs") and isinstance(error, ImportError)
-    extra = "; this project's extra gcs brings it: pip install '.[gcs]'" if missing else ""
+    extra = "; this project's extra gcs brings it: pip install -c constraints.txt -e '.[gcs]'" if missing else ""
     return ConfigError(f"no store for {scheme}://: {error}{extra}")
 
 

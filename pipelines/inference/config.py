@@ -35,7 +35,7 @@ class InferenceConfig:
     output: str
     """The Delta table, made if it is missing; `gallery.html` and `_run/` go into its folder."""
     model: str = "tiny"
-    """"tiny" (embedded), a local checkpoint folder, or a hub name."""
+    """"tiny" (embedded), a checkpoint folder, local or the URI of one in a store, or a hub name."""
     model_revision: str | None = None
     """Revision of a hub name: a commit, tag or branch; the newest if left out."""
     max_new_tokens: int = 256

@@ -27,6 +27,8 @@ from llava_core.errors import ImageReason, TesseraError
 from pipelines.child import Child, Died
 from pipelines.inference.config import Dtype, Quantize
 from pipelines.inference.engine_process import pack_requests, result_of
+from pipelines.models import local_model
+from pipelines.storage import StorageOptions
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class EngineSpec:
     """What the engine's process needs; plain values, no secret."""
 
     folder: str
-    """Of the checkpoint, on this machine."""
+    """Of the checkpoint, on this machine or in a store; the engine's process gets a copy while it loads."""
     dtype: Dtype
     """Of the weights."""
     quantize: Quantize | None
@@ -84,13 +86,16 @@ class EngineGuard:
     Args:
         spec: of the engine.
         moved: told about each second in which the engine made a step, and when one has ended or started.
+        options: of the store that the checkpoint is in.
 
     Raises:
         EngineError: the engine does not start; the message carries its own error.
     """
 
-    def __init__(self, spec: EngineSpec, moved: Callable[[], None] = lambda: None) -> None:
-        self.spec, self.moved = spec, moved
+    def __init__(
+        self, spec: EngineSpec, moved: Callable[[], None] = lambda: None, options: StorageOptions | None = None
+    ) -> None:
+        self.spec, self.moved, self.options = spec, moved, options
         self.restarts = 0
         """Processes started so far because the one before died."""
         self._blamed: dict[Pictures, list[Died]] = {}
@@ -204,15 +209,16 @@ class EngineGuard:
 
     def _start(self) -> Child:
         environment = {name: value for name, value in os.environ.items() if not any(word in name for word in _SECRETS)}
-        argument = json.dumps(dataclasses.asdict(self.spec))
         try:
-            child = Child(
-                "pipelines.inference.engine_process",
-                argument,
-                environment=environment,
-                start_seconds=START_SECONDS,
-                errors=True,
-            )
+            # copied here, because the process is told no secret
+            with local_model(self.spec.folder, self.options) as folder:
+                child = Child(
+                    "pipelines.inference.engine_process",
+                    json.dumps(dataclasses.asdict(dataclasses.replace(self.spec, folder=folder))),
+                    environment=environment,
+                    start_seconds=START_SECONDS,
+                    errors=True,
+                )
         except Died as death:
             raise EngineError(f"the engine's process does not start: {death}; see the worker's log") from death
         greeting = json.loads(child.greeting or b"{}")

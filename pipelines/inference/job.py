@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from llava_core.checkpoints import detect_layout, findable_name, read_config, resolve_model, revision
 from llava_core.config import ModelConfig, plan_tiles
@@ -26,6 +27,7 @@ from pipelines.inference.prepare import RunSettings
 from pipelines.inference.stage import StageSpec
 from pipelines.inference.work import Work, total_rows
 from pipelines.known_rows import NOTHING_KNOWN, find_known, note_rows
+from pipelines.models import local_model
 from pipelines.storage import absolute_uri, corpus_options, storage_options
 
 CHUNK_BATCHES = 4
@@ -87,7 +89,11 @@ def freeze(config: InferenceConfig) -> InferenceJob:
         ConfigError: an input or a setting is wrong.
         CheckpointRefused: the model is not there, or cannot be trusted.
     """
-    folder = resolve_model(config.model, revision=config.model_revision)
+    with local_model(config.model) as name:
+        return _freeze(config, resolve_model(name, revision=config.model_revision))
+
+
+def _freeze(config: InferenceConfig, folder: Path) -> InferenceJob:
     model_config = read_config(folder)
     check_engine(config.engine, model_config)
     if config.engine == "vllm":
@@ -206,7 +212,7 @@ def name_run(settings: RunSettings, inquiry: Inquiry, config: InferenceConfig) -
     identity = dataclasses.asdict(settings) | {
         "stage": [inquiry.job, inquiry.version],
         "inquiry": inquiry.identity(),
-        "corpus": {k: v for k, v in dataclasses.asdict(config.corpus).items() if k != "read_threads"},
+        "corpus": config.corpus.identity,
         "columns": dataclasses.asdict(config.columns),
         "dtype": config.dtype,
         "quantize": config.quantize,
@@ -237,6 +243,6 @@ def _checked_budget(budget: int | None, config: ModelConfig) -> int | None:
 
 
 def _storage_options(config: InferenceConfig, inquiry: Inquiry, table_uri: str) -> dict[str, str]:
-    """Of the first input, output or place of images that needs any: one set of keys reaches all stores of a job."""
-    uris = (table_uri, *config.input, *inquiry.sources, *config.corpus.places)
+    """Of the first place that needs any: one set of keys reaches all stores of a job."""
+    uris = (table_uri, *config.input, *inquiry.sources, *config.corpus.places, config.model)
     return next((found for uri in uris if (found := storage_options(uri))), {})

@@ -57,7 +57,7 @@ class StageSpec:
     inquiry: Inquiry
     """What is asked."""
     model: str
-    """What a worker finds the checkpoint by: "tiny", an absolute folder, or `owner/name@commit`."""
+    """What a worker finds the checkpoint by: "tiny", an absolute folder, `owner/name@commit`, or a URI."""
     dtype: Dtype
     """Of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere."""
     quantize: Quantize | None
@@ -109,7 +109,7 @@ class InferenceStage(FragmentStage):
         spec = self.spec
         return EngineGuard(
             EngineSpec(
-                folder=str(resolve_model(spec.model)),
+                folder=spec.model if "://" in spec.model else str(resolve_model(spec.model)),
                 dtype=spec.dtype,
                 quantize=spec.quantize,
                 engine=spec.engine,
@@ -120,6 +120,7 @@ class InferenceStage(FragmentStage):
                 factory=spec.engine_factory,
             ),
             moved=self._alive,
+            options=spec.storage_options,
         )
 
     def _alive(self) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,13 @@ class PoisonEngine:
 
 def engine(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
     """The factory."""
+    return PoisonEngine(beat)
+
+
+def reading(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+    """A factory that looks for its model's folder."""
+    if not Path(spec["folder"], "config.json").is_file():
+        raise ConfigError(f"no model in {spec['folder']}")
     return PoisonEngine(beat)
 
 

@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
 from llava_core.engine.types import Request, Result, Sample, SamplingConfig
-from llava_core.errors import ImageReason
+from llava_core.errors import CheckpointRefused, ImageReason
 from llava_core.geometry import Size
 from pipelines.child import Died
 from pipelines.inference import engine_guard
@@ -43,6 +46,23 @@ def request(number: int, what: str | None = None) -> Request:
     pixels = np.full((10 + number, 20, 3), number, np.uint8)
     image = poisoned(pixels, what) if what else pixels
     return Request(request_id=f"r{number}", prompt=f"p{number}", images=(image,), max_tiles=number % 3)
+
+
+def test_a_model_in_a_store_is_there_while_an_engine_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/guarded/config.json", b"{}")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = EngineGuard(
+        dataclasses.replace(SPEC, folder="memory://guarded", factory="tests.pipelines.inference.poison:reading")
+    )
+    assert list(tmp_path.iterdir()) == []
+    results = made.generate([request(1), request(2, "crash"), request(3)])
+    assert [one.error for one in results] == [None, "DECODER_CRASH", None] and made.restarts >= 2
+    assert list(tmp_path.iterdir()) == []
+    made.close()
+    store.rm("/guarded", recursive=True)
+    with pytest.raises(CheckpointRefused, match="memory://guarded has no file of a checkpoint"):
+        EngineGuard(dataclasses.replace(SPEC, folder="memory://guarded"))
 
 
 def test_requests_survive_the_pipe_and_an_image_goes_once() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,9 @@ from pipelines.inference.stage import InferenceStage
 from pipelines.sandbox import SandboxSettings
 from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import photo
+from tests.s3_fixture import S3Bucket, s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
 
 Notes = list[tuple[int, int]]
 
@@ -59,3 +63,30 @@ def test_signs_of_life_are_not_a_message_for_each_image(
     monkeypatch.setattr(stage_module, "SIGN_SECONDS", 1000.0)
     stage.decoders.decode([photo(20, 30)] * 9)
     assert notes == [(0, 0)]
+
+
+def test_a_model_in_a_store_is_the_one_of_a_folder_for_driver_and_worker(
+    tmp_path: Path, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Path(str(resources.files("llava_core") / "assets/tiny"))
+    for file in tiny.iterdir():
+        s3_bucket.put(f"trained/model/{file.name}", file.read_bytes())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.jpg").write_bytes(photo(20, 30))
+    config = CaptionConfig(input=(str(tmp_path / "photos"),), output=str(tmp_path / "out"))
+    here = freeze(dataclasses.replace(config, model=str(tiny)))
+    for name, value in s3_bucket.delta_options.items():
+        monkeypatch.setenv(name, value)
+    uri = f"{s3_bucket.uri}/trained/model"
+    there = freeze(dataclasses.replace(config, model=uri))
+    assert there.spec.settings.model_revision == here.spec.settings.model_revision
+    assert there.spec.settings.config == here.spec.settings.config
+    assert (there.spec.model, there.spec.settings.model) == (uri, uri)
+    # a worker knows what it was given, and not the driver's environment
+    for name in s3_bucket.delta_options:
+        monkeypatch.delenv(name)
+    stage = InferenceStage(
+        dataclasses.replace(there.spec, engine_factory="tests.pipelines.inference.poison:reading"), 1, "cpu"
+    )
+    assert stage.engine.restarts == 0
+    stage.close()

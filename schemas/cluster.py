@@ -15,17 +15,24 @@ class ClusterKind(StrEnum):
     """How a row is related to its survivor, the strongest relation that holds."""
 
     EXACT_CONTENT = "exact_content"
+    """The same bytes."""
     EXACT_PIXEL = "exact_pixel"
+    """The same pixels, in other bytes."""
     NEAR = "near"
+    """It looks the same: perceptual hashes that differ in few bits."""
     SEMANTIC = "semantic"
+    """It means the same by its embedding."""
 
 
 class ClusterRole(StrEnum):
     """What becomes of a row."""
 
     SURVIVOR = "survivor"
+    """It stays: alone in its cluster, or the one that is kept of it."""
     DUPLICATE = "duplicate"
+    """It goes, for its survivor is the same picture."""
     CONTAMINATED = "contaminated"
+    """It goes, for it shows an evaluation image."""
 
 
 class ClusterFlag(StrEnum):

@@ -13,6 +13,7 @@ from docs.generate.rendering import cell, docstring, prose, table
 from docs.generate.said import class_docs, module_docs
 from llava_core import errors
 from pipelines.curation import cluster_stage
+from pipelines.training.samples import TrainReason
 from schemas import answer, caption, cluster, corpus, generated, reasons, result, score, selection, shard
 
 TABLES: tuple[tuple[str, ModuleType, str], ...] = (
@@ -27,7 +28,10 @@ TABLES: tuple[tuple[str, ModuleType, str], ...] = (
 )
 """What people call it, the module, and the name of its schema."""
 ENUMS = (selection.DropReason, cluster.ClusterKind, cluster.ClusterRole, cluster.ClusterFlag, result.ResultReason)
-REASONS = (errors.ImageReason, errors.PromptReason, reasons.CorpusReason, reasons.QuestionReason)
+REASONS = (
+    *(errors.ImageReason, errors.PromptReason, reasons.CorpusReason, reasons.QuestionReason, TrainReason),
+    errors.CheckpointReason,
+)
 
 
 def tables_page() -> str:
@@ -45,7 +49,7 @@ def tables_page() -> str:
             parts.append(prose(module_docs(generated)["GENERATED"]))
         if schema is cluster.CLUSTER:
             parts.append(prose(module_docs(cluster_stage)["CLUSTERS"]))
-    parts += ["## Reasons", "Rows are counted by them, so each is a closed list."]
+    parts += ["## Reasons", "Each is a closed list. Rows are counted by them; those of a checkpoint stop the job."]
     for kind in (*REASONS, *ENUMS):
         parts += [f"### {kind.__name__}", docstring(kind.__doc__), _members(kind)]
     return "\n\n".join(parts)
@@ -58,13 +62,10 @@ def columns(schema: pa.Schema) -> str:
 
 
 def _members(kind: EnumType) -> str:
-    docs = class_docs(kind)
-    if not docs:
-        return ", ".join(f"`{one}`" for one in kind)
-    return table(("value", "meaning"), _rows(kind, docs))
+    return table(("value", "meaning"), _rows(kind, class_docs(kind)))
 
 
 def _rows(kind: EnumType, docs: dict[str, str]) -> Iterator[tuple[str, str]]:
     one: StrEnum
     for one in kind:
-        yield f"`{one.value}`", cell(docs.get(one.name, ""))
+        yield f"`{one.value}`", cell(docs[one.name])

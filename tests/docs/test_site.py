@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 import llava_core
 from docs.generate import hook
 from docs.generate.job_pages import JOBS
-from docs.generate.rendering import docstring, prose
-from docs.generate.table_pages import TABLES
+from docs.generate.rendering import cell, docstring, prose
+from docs.generate.said import class_docs
+from docs.generate.table_pages import ENUMS, REASONS, TABLES, tables_page
 from pipelines import cli
 from pipelines.curation.blocks import Blocks
 
@@ -72,6 +74,15 @@ def test_tables_have_every_column(site: Path) -> None:
         for field in getattr(module, constant):
             assert f"<td><code>{field.name}</code></td>" in section, (name, field.name)
     assert "An archive inside an archive." in page
+
+
+@pytest.mark.parametrize("kind", [*REASONS, *ENUMS])
+def test_every_reason_says_what_it_means(kind: type[StrEnum]) -> None:
+    docs = class_docs(kind)
+    assert [one.name for one in kind] == list(docs)
+    section = tables_page().partition(f"### {kind.__name__}\n")[2].partition("\n### ")[0]
+    for one in kind:
+        assert f"| `{one.value}` | {cell(docs[one.name])} |" in section
 
 
 def test_llava_core_has_every_public_name(site: Path) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from report import report
 from skimage import data
@@ -53,7 +54,7 @@ def make_jpegs() -> list[bytes]:
     return files
 
 
-def ours(files: list[bytes], config: ModelConfig, *, scaled: bool = False) -> list[torch.Tensor]:
+def ours(files: list[bytes], config: ModelConfig, *, scaled: bool = False) -> list[NDArray[np.uint8]]:
     """uint8[N, 3, S, S] for each file."""
     tiled = []
     for file in files:
@@ -99,7 +100,7 @@ def main() -> int:
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     worst = 0.0
     for mine, other in zip(ours(files, config), theirs(files, processor), strict=True):
-        worst = max(worst, float(((other * std + mean) * 255 - mine).abs().max()))
+        worst = max(worst, float(((other * std + mean) * 255 - torch.from_numpy(mine)).abs().max()))
     print(f"largest difference between their tiles and ours: {worst:.2f} levels of 255")
 
     runs: dict[str, Callable[[], object]] = {

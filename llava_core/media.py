@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_core.config import ModelConfig, plan_tiles
 from llava_core.errors import PromptReason, PromptRefused
-from llava_core.geometry import Size
+from llava_core.geometry import Size, TilePlan
 from llava_core.media_inputs import load_image, load_video
+from llava_core.tiled_image import TiledImage
 from llava_core.tiling import squash_frames, tile_image
 from llava_core.video import num_video_tokens
 
@@ -65,10 +68,8 @@ class MediaLoader:
         side = config.tiles.tile_size
         # Where features are put before the text, the text has no placeholders for them.
         placed = config.placement == "placeholder"
-        pixels = [load_image(image) for image in images]
-        sizes = [Size(*image.shape[:2]) for image in pixels]
-        plans = [plan_tiles(size, config, num_images=len(sizes), max_tiles=max_tiles) for size in sizes]
-        tiles = [tile_image(image, plan, config.tiles) for image, plan in zip(pixels, plans, strict=True)]
+        tiled = [self._tile(image, len(images), max_tiles) for image in images]
+        tiles = [torch.from_numpy(own) for _, _, own in tiled]
         frames = [self._tile_video(video) for video in videos]
         counts = [
             num_video_tokens(len(video), config.patches_per_side, config.video, config.connector.image_newline)
@@ -76,13 +77,26 @@ class MediaLoader:
         ]
         return Media(
             tiles=torch.cat(tiles) if tiles else torch.empty((0, 3, side, side), dtype=torch.uint8),
-            sizes=tuple(sizes),
-            grids=tuple(plan.grid for plan in plans),
+            sizes=tuple(size for size, _, _ in tiled),
+            grids=tuple(plan.grid for _, plan, _ in tiled),
             videos=tuple(frames),
-            image_tokens=[plan.num_image_tokens * placed for plan in plans],
+            image_tokens=[plan.num_image_tokens * placed for _, plan, _ in tiled],
             video_tokens=[count * placed for count in counts],
         )
 
+    def _tile(self, image: Any, num_images: int, max_tiles: int | None) -> tuple[Size, TilePlan, NDArray[np.uint8]]:
+        """Size, plan and uint8[N, 3, S, S] of an image; its own tiles if it comes with those of the plan."""
+        config = self.config
+        if isinstance(image, TiledImage):
+            plan = plan_tiles(image.size, config, num_images=num_images, max_tiles=max_tiles)
+            if (image.grid, image.tiles.shape[-1]) == (plan.grid, config.tiles.tile_size):
+                return image.size, plan, image.tiles
+        pixels = load_image(image)
+        size = Size(*pixels.shape[:2])
+        plan = plan_tiles(size, config, num_images=num_images, max_tiles=max_tiles)
+        return size, plan, tile_image(pixels, plan, config.tiles)
+
     def _tile_video(self, video: Any) -> Tensor:
         """uint8[F, 3, S, S] of a video, each frame squashed to one tile."""
-        return squash_frames(load_video(video, self.config.video.max_frames), self.config.tiles.tile_size)
+        frames = load_video(video, self.config.video.max_frames)
+        return torch.from_numpy(squash_frames(frames, self.config.tiles.tile_size))

@@ -1,6 +1,6 @@
 """What callers may hand to the processor, brought to one form: uint8 RGB arrays, nested by sample.
 
-What this does *not* do: decode (`images`), tile (`tiling`).
+What this does *not* do: decode (`images`), tile (`tiling`), take the tiles of a tiled image (`media`).
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,16 @@ from PIL import Image as PILImage
 from llava_core.color import to_rgb
 from llava_core.decoder_guard import refusing_what_fails
 from llava_core.errors import ConfigError, ImageReason, ImageRefused, PromptReason, PromptRefused
+from llava_core.image_headers import DecodeLimits
 from llava_core.images import decode_image
+from llava_core.tiled_image import TiledImage
 from llava_core.video import sample_frames
 
-ImageInput = bytes | PILImage.Image | NDArray[np.uint8] | torch.Tensor
-"""Encoded bytes; a PIL image; uint8[H, W, 3] or uint8[H, W]; a uint8 tensor, [H, W, 3] or [3, H, W]."""
+ImageInput = bytes | PILImage.Image | NDArray[np.uint8] | torch.Tensor | TiledImage
+"""Encoded bytes; a PIL image; uint8[H, W, 3] or uint8[H, W]; a uint8 tensor, [H, W, 3] or [3, H, W]; a tiled image."""
 
-_SINGLE = (bytes, PILImage.Image, np.ndarray, torch.Tensor)
+_SINGLE = (bytes, PILImage.Image, np.ndarray, torch.Tensor, TiledImage)
+_NO_LIMITS = DecodeLimits(max_bytes=2**62, max_pixels=2**62, max_aspect=2**62, min_side=1, max_scans=2**62)
 
 
 def load_image(image: ImageInput) -> NDArray[np.uint8]:
@@ -43,6 +46,8 @@ def load_image(image: ImageInput) -> NDArray[np.uint8]:
     match image:
         case bytes():
             return decode_image(image)
+        case TiledImage():
+            return decode_image(image.file, limits=_NO_LIMITS)
         case PILImage.Image():
             return _from_pil(image)
         case torch.Tensor():

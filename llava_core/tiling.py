@@ -6,13 +6,12 @@
 Legend: H, W image; N tiles, the base tile at index 0; S tile side, pixels.
 
 Tiles stay uint8 until they are on the device; whoever has them there normalises. Resizing is bicubic with antialiasing,
-as Pillow does it and the released models were trained with.
+as Pillow does it and the released models were trained with. All in numpy, so that a process that decodes can tile too.
 
 What this does *not* do: choose a canvas (`config.plan_tiles`, `geometry`), decode (`images`), normalise (`model`).
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llava_core.config import SquareFit, TileConfig
@@ -21,7 +20,7 @@ from llava_core.geometry import Box, Size, TilePlan, fit_inside, padding_inside
 from llava_core.resampling import resample
 
 
-def tile_image(image: NDArray[np.uint8], plan: TilePlan, tiles: TileConfig) -> torch.Tensor:
+def tile_image(image: NDArray[np.uint8], plan: TilePlan, tiles: TileConfig) -> NDArray[np.uint8]:
     """Cut one image into the tiles of its plan.
 
     Args:
@@ -42,20 +41,20 @@ def tile_image(image: NDArray[np.uint8], plan: TilePlan, tiles: TileConfig) -> t
         >>> from llava_core.geometry import square_plan
         >>> config = TileConfig(policy="single", tile_size=4)
         >>> tile_image(np.zeros((6, 8, 3), dtype=np.uint8), square_plan(4, 1), config).shape
-        torch.Size([1, 3, 4, 4])
+        (1, 3, 4, 4)
     """
     side = tiles.tile_size
     rows, cols = plan.grid
     if rows and plan.canvas != (rows * side, cols * side):
         raise ConfigError(f"plan of {plan.canvas} in a grid of {plan.grid} does not fit tiles.tile_size {side}")
-    out = torch.zeros((1 + rows * cols, 3, side, side), dtype=torch.uint8)
+    out = np.zeros((1 + rows * cols, 3, side, side), np.uint8)
     alone = rows == 0
     pads = alone and tiles.policy == "pinpoints" and tiles.multi_image == "single"
-    out[0] = _channels_first(base_tile(image, side, "pad" if pads else tiles.base_tile, tiles.pad_color))
+    out[0] = base_tile(image, side, "pad" if pads else tiles.base_tile, tiles.pad_color).transpose(2, 0, 1)
     if not alone:
         inner = fit_inside(image.shape[:2], plan.canvas)
-        grid = out[1:].view(rows, cols, 3, side, side)
-        _cut(_channels_first(resample(image, inner)), padding_inside(inner, plan.canvas), grid)
+        grid = out[1:].reshape(rows, cols, 3, side, side)
+        _cut(resample(image, inner).transpose(2, 0, 1), padding_inside(inner, plan.canvas), grid)
     return out
 
 
@@ -92,7 +91,7 @@ def base_tile(
     return resized[box.top : box.bottom, box.left : box.right]
 
 
-def squash_frames(frames: NDArray[np.uint8], side: int) -> torch.Tensor:
+def squash_frames(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Make each frame of a video one square tile, whatever images are padded or cut to.
 
     Args:
@@ -102,14 +101,10 @@ def squash_frames(frames: NDArray[np.uint8], side: int) -> torch.Tensor:
     Returns:
         uint8[F, 3, S, S].
     """
-    return torch.stack([_channels_first(resample(frame, Size(side, side))) for frame in frames])
+    return np.stack([resample(frame, Size(side, side)).transpose(2, 0, 1) for frame in frames])
 
 
-def _channels_first(image: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
-
-
-def _cut(image: torch.Tensor, box: Box, out: torch.Tensor) -> None:
+def _cut(image: NDArray[np.uint8], box: Box, out: NDArray[np.uint8]) -> None:
     """Write an image that lies at `box` of a canvas into the canvas's tiles, without making the canvas.
 
     Args:
@@ -124,4 +119,4 @@ def _cut(image: torch.Tensor, box: Box, out: torch.Tensor) -> None:
             left, right = max(box.left, col * side), min(box.right, (col + 1) * side)
             if top < bottom and left < right:
                 tile = out[row, col, :, top - row * side : bottom - row * side, left - col * side : right - col * side]
-                tile.copy_(image[:, top - box.top : bottom - box.top, left - box.left : right - box.left])
+                tile[:] = image[:, top - box.top : bottom - box.top, left - box.left : right - box.left]

@@ -164,13 +164,14 @@ class DynamicImageProcessor(nn.Module):
         from llava_core.tiling import tile_image
 
         arrays = [_channels_last(image) for image in images]
-        return torch.cat([tile_image(a, plan, self.tiles) for a, plan in zip(arrays, plans, strict=True)])
+        tiles = [tile_image(a, plan, self.tiles) for a, plan in zip(arrays, plans, strict=True)]
+        return torch.cat([torch.from_numpy(own) for own in tiles])
 
     def squash(self, frames: Tensor) -> Tensor:
         """Make each frame one tile; [N, 3, H, W], uint8 or float in 0..1, to uint8[N, 3, S, S]."""
         from llava_core.tiling import squash_frames
 
-        return squash_frames(_channels_last(frames), self.tiles.tile_size)
+        return torch.from_numpy(squash_frames(_channels_last(frames), self.tiles.tile_size))
 
     def unused_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that no feature depends on: layers beyond the selected one, final norm, pooling head.

@@ -1,12 +1,12 @@
 """The process that decodes, apart from everything that must survive it: `python -m pipelines.decoder_process`.
 
-    in   an encoded image; again and again
+    in   a JSON object of options, then an encoded image; again and again
     out  a JSON object, then bytes: for each image what the task made of it, or {"refused", "detail"} and nothing
 
-A *task* is a function `(data, limits, decoder, options) -> (JSON object, bytes)`; `pixels` here is one. Limits, set on
-itself: memory (address space), processor time and time for each image; beyond the last two the kernel ends it. It has
-no secret in its environment, and ends with its input. What it does *not* do: decide what becomes of an image that
-ended it (`sandbox`).
+A *task* is a function `(data, limits, decoder, options) -> (JSON object, bytes)`; its options are those that the
+process was started with and the image's own. Limits, set on itself: memory (address space), processor time and time
+for each image; beyond the last two the kernel ends it. It has no secret in its environment, and ends with its input.
+What it does *not* do: decide what becomes of an image that ended it (`sandbox`).
 """
 
 import json
@@ -29,14 +29,6 @@ Decoder = Callable[..., NDArray[np.uint8]]
 Task = Callable[[bytes, DecodeLimits, Decoder, Mapping[str, Any]], tuple[dict[str, Any], Buffer]]
 
 
-def pixels(
-    data: bytes, limits: DecodeLimits, decoder: Decoder, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], Buffer]:
-    """Decode an image whole: its size, and its uint8[H, W, 3]."""
-    found = decoder(data, limits=limits)
-    return {"size": list(found.shape[:2])}, np.ascontiguousarray(found).data.cast("B")
-
-
 def main(settings: dict[str, Any]) -> None:
     """Serve until the input ends; see `sandbox.SandboxSettings` for the settings."""
     replies = take_stdout()
@@ -50,10 +42,10 @@ def main(settings: dict[str, Any]) -> None:
         signal.signal(name, signal.SIG_DFL)
     write_frame(replies, b"{}")
     replies.flush()
-    while (data := read_frame(sys.stdin.buffer)) is not None:
+    while (own := read_frame(sys.stdin.buffer)) is not None and (data := read_frame(sys.stdin.buffer)) is not None:
         signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])
         signal.setitimer(signal.ITIMER_REAL, settings["wall_seconds"])
-        found, payload = _answer(data, limits, decoder, task, settings["options"])
+        found, payload = _answer(data, limits, decoder, task, {**settings["options"], **json.loads(own)})
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         write_frame(replies, json.dumps(found).encode())

@@ -17,9 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llava_core.config import check_at_least
 from llava_core.errors import ImageReason, ImageRefused, TesseraError
 from llava_core.image_headers import DecodeLimits
@@ -40,8 +37,10 @@ MAX_ATTEMPTS = 3
 """Times that an image may end the process before it is refused."""
 START_SECONDS = 120.0
 """Time that a process may take to be ready, on a busy machine."""
-PIXELS = "pipelines.decoder_process:pixels"
-"""The task that decodes and does nothing else."""
+
+
+_Image = tuple[bytes, bytes]
+"""Its options as JSON, and its file."""
 
 
 class SandboxError(TesseraError):
@@ -93,7 +92,7 @@ class Sandbox:
     def __init__(
         self,
         settings: SandboxSettings,
-        task: str = PIXELS,
+        task: str,
         options: Mapping[str, Any] | None = None,
         prepare: str | None = None,
         moved: Callable[[], None] = lambda: None,
@@ -103,11 +102,12 @@ class Sandbox:
         self._argument = json.dumps(dataclasses.asdict(settings) | work)
         self._child: Child | None = None
 
-    def run(self, files: Sequence[bytes]) -> list[Answer | ImageRefused]:
+    def run(self, files: Sequence[bytes], options: Sequence[Mapping[str, Any]] = ()) -> list[Answer | ImageRefused]:
         """Call the task with images.
 
         Args:
             files: encoded images.
+            options: of each, beside those for all; JSON values. None by default.
 
         Returns:
             For each, in order, what the task made of it or why it was refused.
@@ -115,21 +115,15 @@ class Sandbox:
         Raises:
             SandboxError: the process does not start.
         """
+        own = [json.dumps(one).encode() for one in options or [{}] * len(files)]
+        images = list(zip(own, files, strict=True))
         answers: list[Answer | ImageRefused] = []
-        while len(answers) < len(files):
+        while len(answers) < len(images):
             try:
-                self._stream(files[len(answers) :], answers)
+                self._stream(images[len(answers) :], answers)
             except Died as death:
-                answers.append(self._alone(files[len(answers)], death))
+                answers.append(self._alone(images[len(answers)], death))
         return answers
-
-    def decode(self, files: Sequence[bytes]) -> list[NDArray[np.uint8] | ImageRefused]:
-        """Decode images, with the task `PIXELS`: for each, in order, uint8[H, W, 3] or why it was refused.
-
-        Raises:
-            SandboxError: the process does not start.
-        """
-        return [one if isinstance(one, ImageRefused) else _pixels(one) for one in self.run(files)]
 
     def close(self) -> None:
         """End the process."""
@@ -143,26 +137,26 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _alone(self, data: bytes, death: Died) -> Answer | ImageRefused:
+    def _alone(self, image: _Image, death: Died) -> Answer | ImageRefused:
         """Try an image that has ended a process again, by itself."""
         for _ in range(MAX_ATTEMPTS - 1):
             answers: list[Answer | ImageRefused] = []
             try:
-                self._stream([data], answers)
+                self._stream([image], answers)
                 return answers[0]
             except Died as again:
                 death = again
-        log.warning("an image of %d bytes ended %d decoding processes: %s", len(data), MAX_ATTEMPTS, death.detail)
+        log.warning("an image of %d bytes ended %d decoding processes: %s", len(image[1]), MAX_ATTEMPTS, death.detail)
         return ImageRefused(death.reason, f"the decoder: {death.detail}, {MAX_ATTEMPTS} times")
 
-    def _stream(self, files: Sequence[bytes], answers: list[Answer | ImageRefused]) -> None:
+    def _stream(self, images: Sequence[_Image], answers: list[Answer | ImageRefused]) -> None:
         """Send images and collect answers until the last one, or until the process dies."""
         child = self._child = self._child or self._start()
         # in a thread, because both pipes can be full at once
-        feeder = threading.Thread(target=_feed, args=(child, files), name="feed", daemon=True)
+        feeder = threading.Thread(target=_feed, args=(child, images), name="feed", daemon=True)
         feeder.start()
         try:
-            for _ in files:
+            for _ in images:
                 answers.append(self._receive(child))
                 self.moved()
         except Died:
@@ -194,11 +188,6 @@ class Sandbox:
             ) from death
 
 
-def _feed(child: Child, files: Sequence[bytes]) -> None:
-    for data in files:
-        child.send(data)
-
-
-def _pixels(answer: Answer) -> NDArray[np.uint8]:
-    height, width = answer.values["size"]
-    return np.frombuffer(answer.payload, np.uint8).reshape(height, width, 3)
+def _feed(child: Child, images: Sequence[_Image]) -> None:
+    for image in images:
+        child.send(*image)

@@ -36,7 +36,7 @@ def tiles_picture() -> bytes:
     image = photo()
     plan = plan_tiles(Size(image.height, image.width), LLAVA_NEXT)
     tiles = [
-        Image.fromarray(tile.permute(1, 2, 0).numpy()).resize((TILE, TILE))
+        Image.fromarray(tile.transpose(1, 2, 0)).resize((TILE, TILE))
         for tile in tile_image(np.asarray(image), plan, LLAVA_NEXT.tiles)
     ]
     rows, cols = plan.grid

@@ -19,6 +19,7 @@ from llava_core.engine.kv import SequenceCache
 from llava_core.engine.types import FinishReason, Request
 from llava_core.errors import PromptReason, PromptRefused
 from llava_core.prompts import ask
+from llava_core.tiled_image import TiledImage
 
 if TYPE_CHECKING:
     from llava_core.media import Media
@@ -150,11 +151,11 @@ def media_key(request: Request) -> MediaKey:
     return (*map(content_key, request.images), request.max_tiles)
 
 
-def content_key(image: bytes | NDArray[np.uint8]) -> str:
-    """Hash an image, encoded or decoded; equal only for equal bytes and, where decoded, equal shape."""
+def content_key(image: bytes | NDArray[np.uint8] | TiledImage) -> str:
+    """Hash an image by its file, or else by its pixels; equal only for equal bytes and, of pixels, equal shape."""
     digest = hashlib.blake2b(digest_size=16)
-    if isinstance(image, bytes):
-        digest.update(image)
+    if isinstance(image, bytes | TiledImage):
+        digest.update(image if isinstance(image, bytes) else image.file)
         return digest.hexdigest()
     digest.update(np.ascontiguousarray(image).tobytes())
     return f"{digest.hexdigest()}/{'x'.join(map(str, image.shape))}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llava_core.config import check_at_least
 from llava_core.errors import ConfigError
 from llava_core.geometry import Size
+from llava_core.tiled_image import TiledImage
 
 FinishReason = Literal["stop", "length"]
 
@@ -63,8 +64,8 @@ class Request:
     """Comes back in the result; the caller's own."""
     prompt: str
     """The user's words, without template and without `<image>`; special tokens inside stay text."""
-    images: tuple[bytes | NDArray[np.uint8], ...] = ()
-    """Encoded images, or decoded ones as uint8[H, W, 3]."""
+    images: tuple[bytes | NDArray[np.uint8] | TiledImage, ...] = ()
+    """Encoded images, decoded ones as uint8[H, W, 3], or tiled ones."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How its tokens are chosen."""
     max_tiles: int | None = None

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from llava_core.config import ModelConfig, check_choice, plan_tiles
 from llava_core.errors import ConfigError, ImageRefused, PromptRefused
 from llava_core.geometry import Size, TilePlan
@@ -202,7 +200,7 @@ def _tiles(
         tile_image(decode_image(data, limits=limits), plan, model.tiles)
         for data, (_, plan) in zip(images, plans, strict=True)
     ]
-    return bytes(torch.cat(parts).numpy().tobytes()) if parts else b""
+    return b"".join(part.tobytes() for part in parts)
 
 
 def read_pieces(

@@ -10,6 +10,7 @@ What this does *not* do: run the engine (`engine_process`), order or share reque
 """
 
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -19,11 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from llava_core.config import check_at_least
 from llava_core.engine import EngineName
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageReason, TesseraError
+from llava_core.geometry import Size
+from llava_core.tiled_image import TiledImage
 from pipelines.child import Child, Died
 from pipelines.inference.config import Dtype, Quantize
 from pipelines.inference.engine_process import pack_requests, result_of
@@ -105,7 +109,7 @@ class EngineGuard:
         """One result for each request, in order.
 
         Args:
-            requests: their images decoded.
+            requests: their images tiled.
 
         Raises:
             EngineError: the engine is broken.
@@ -234,8 +238,10 @@ def _pictures(request: Request) -> Pictures:
 
 
 def _plain_request() -> Request:
-    """A request that every engine answers: one grey image, one word, one token."""
-    image = np.full((32, 48, 3), 128, np.uint8)
+    """A request that every engine answers: one grey image, which the engine tiles; one word, one token."""
+    file = io.BytesIO()
+    Image.new("RGB", (48, 32), (128, 128, 128)).save(file, "PNG")
+    grey = TiledImage(file.getvalue(), Size(32, 48), Size(0, 0), np.empty((0, 3, 0, 0), np.uint8))
     return Request(
-        request_id="plain", prompt="Describe.", images=(image,), sampling=SamplingConfig(max_new_tokens=1), max_tiles=0
+        request_id="plain", prompt="Describe.", images=(grey,), sampling=SamplingConfig(max_new_tokens=1), max_tiles=0
     )

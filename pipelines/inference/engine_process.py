@@ -1,6 +1,6 @@
 """The process that holds an engine, apart from everything that must survive it.
 
-    in   {"requests": […], "images": number}, then so many times: [height, width] as JSON, uint8[H, W, 3]
+    in   {"requests": […], "images": number}, then so many times: a JSON object, the image's file, uint8[N, 3, S, S]
     out  {"results": […]}, {"failed": text} or {"broken": text}; an empty frame each second in which a layer ran
 
 "failed" is what an engine raised over these requests; "broken" is an error of this project's own, and stops the job.
@@ -25,6 +25,7 @@ import numpy as np
 from llava_core.engine.types import Request, Result, Sample, SamplingConfig
 from llava_core.errors import TesseraError
 from llava_core.geometry import Size
+from llava_core.tiled_image import TiledImage
 from pipelines.child import Buffer, read_frame, take_stdout, write_frame
 
 PULSE_SECONDS = 1.0
@@ -42,13 +43,14 @@ class Generator(Protocol):
 
 
 def pack_requests(requests: Sequence[Request]) -> list[Buffer]:
-    """Frames of some requests, whose images are decoded; each image once, however many requests have it."""
+    """Frames of some requests, whose images are tiled; each image once, however many requests have it."""
     places: dict[int, int] = {}
-    images: list[Any] = []
+    images: list[TiledImage] = []
     packed = []
     for request in requests:
         own = []
         for image in request.images:
+            assert isinstance(image, TiledImage), "images are tiled before they come here"
             if id(image) not in places:
                 places[id(image)] = len(images)
                 images.append(image)
@@ -64,7 +66,8 @@ def pack_requests(requests: Sequence[Request]) -> list[Buffer]:
         )
     frames: list[Buffer] = [json.dumps({"requests": packed, "images": len(images)}).encode()]
     for image in images:
-        frames += [json.dumps(image.shape[:2]).encode(), np.ascontiguousarray(image).data.cast("B")]
+        head = {"size": image.size, "grid": image.grid, "shape": image.tiles.shape}
+        frames += [json.dumps(head).encode(), image.file, image.tiles.reshape(-1).data]
     return frames
 
 
@@ -73,9 +76,10 @@ def unpack_requests(frames: Iterator[Buffer]) -> list[Request]:
     head = json.loads(bytes(next(frames)))
     images = []
     for _ in range(head["images"]):
-        height, width = json.loads(bytes(next(frames)))
+        own, file = json.loads(bytes(next(frames))), bytes(next(frames))
         # a copy, because torch wants an array that may be written to
-        images.append(np.frombuffer(next(frames), np.uint8).reshape(height, width, 3).copy())
+        tiles = np.frombuffer(next(frames), np.uint8).reshape(own["shape"]).copy()
+        images.append(TiledImage(file, Size(*own["size"]), Size(*own["grid"]), tiles))
     return [
         Request(
             request_id=one["request_id"],

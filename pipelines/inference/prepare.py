@@ -1,6 +1,6 @@
 """What happens to rows before an engine sees them.
 
-    rows ─ window ─ asked, repeats found ─ tiles chosen ─ longest first ─▶ chunks ─ decoded elsewhere ─▶ requests
+    rows ─ window ─ asked, repeats found ─ tiles chosen ─ longest first ─▶ chunks ─ tiled elsewhere ─▶ requests
 
 Rows are read a window at a time. In it they are ordered by the tokens that their headers promise, so that requests of
 one length are prefilled and decoded together; the table has them in their own order again (`rows`). What this does
@@ -8,40 +8,37 @@ one length are prefilled and decoded together; the table has them in their own o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from llava_core.config import ModelConfig, plan_tiles
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused
-from llava_core.geometry import Size
+from llava_core.geometry import Size, TilePlan
 from llava_core.images import read_header
-from llava_core.resolution import Resolution, image_resolution, tile_bound
+from llava_core.resolution import Resolution, tile_bound
 from pipelines.fragments import CorpusRow
 from pipelines.inference.budget import Look, spend
 from pipelines.inference.inquiry import Asked, Inquiry
 from pipelines.inference.questions import Question
 from pipelines.inference.replies import Key, Replies, Reply, content_hash, key_of
+from pipelines.inference.tiles import Tiled, Wish
 from pipelines.inference.work import Work
 from schemas.reasons import CorpusReason
 
-WINDOW_ROWS, WINDOW_BYTES = 256, 2**26
-"""Rows, and bytes of their encoded images, that are ordered among themselves."""
+WINDOW_ROWS, WINDOW_BYTES = 256, 2**28
+"""Rows, and bytes of their encoded images, that are ordered among themselves: 64 photos of 4 MB."""
 CHUNK_BYTES = 2**28
-"""Decoded bytes of a chunk's images: of photos of 12 megapixels 7 are in one, of small ones as many as a chunk has."""
+"""Bytes of a chunk's images and of their tiles: where a photo has 4 and 1.7 MB of them, 47 are in one."""
 
-Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 
 
 class Decoder(Protocol):
     """What decodes images in processes that may die (`decoders.Decoders`)."""
 
-    def decode(self, files: Sequence[bytes]) -> Sequence[Pixels | ImageRefused]:
-        """For each image, in order, uint8[H, W, 3] or why it was refused."""
+    def tile(self, files: Sequence[bytes], wishes: Sequence[Wish]) -> Sequence[Tiled | ImageRefused]:
+        """For each image, in order, its tiles and the bound of the wish that was taken, or why it was refused."""
         ...
 
     def details(self, files: Sequence[bytes]) -> Sequence[int | None]:
@@ -101,6 +98,8 @@ class _Row:
     prepared: list[Prepared]
     sizes: tuple[Size, ...]
     bound: int | None = None
+    tiled: list[Tiled] = field(default_factory=list)
+    refused: ImageRefused | None = None
 
 
 def prepare_chunks(
@@ -138,7 +137,7 @@ def prepare_chunks(
             found.append(_Row(row, own, _sizes(row) if own else ()))
         _choose_tiles(found, decoder, settings)
         ordered = sorted(found, key=lambda one: (-_predict(one, settings), one.row.index))
-        for chunk in _cut(ordered, settings.chunk_rows, CHUNK_BYTES, _decoded_bytes):
+        for chunk in _cut(ordered, settings.chunk_rows, CHUNK_BYTES, lambda one: _held_bytes(one, settings)):
             yield _prepare(chunk, decoder, settings, replies)
 
 
@@ -177,16 +176,21 @@ def _sizes(row: CorpusRow) -> tuple[Size, ...]:
         return ()
 
 
-def _decoded_bytes(one: _Row) -> int:
-    return sum(3 * size.height * size.width for size in one.sizes)
+def _plans(one: _Row, settings: RunSettings) -> list[TilePlan]:
+    """Of a row's images, with the most tiles that they may have."""
+    bound = one.bound if settings.visual_budget else _settled(settings)
+    return [plan_tiles(size, settings.config, num_images=len(one.sizes), max_tiles=bound) for size in one.sizes]
+
+
+def _held_bytes(one: _Row, settings: RunSettings) -> int:
+    tile_bytes = 3 * settings.config.tiles.tile_size**2
+    return sum(map(len, one.row.images)) + tile_bytes * sum(plan.num_tiles for plan in _plans(one, settings))
 
 
 def _predict(one: _Row, settings: RunSettings) -> int:
     """Prompt tokens of a row, about."""
-    bound = one.bound if settings.visual_budget else _settled(settings)
-    plans = (plan_tiles(size, settings.config, num_images=len(one.sizes), max_tiles=bound) for size in one.sizes)
     words = max((len(own.asked.prompt or "") for own in one.prepared), default=0)
-    return sum(plan.num_image_tokens for plan in plans) + words // 4
+    return sum(plan.num_image_tokens for plan in _plans(one, settings)) + words // 4
 
 
 def _settled(settings: RunSettings) -> int | None:
@@ -228,25 +232,47 @@ def _prepare(chunk: Sequence[_Row], decoder: Decoder, settings: RunSettings, rep
             own.key = key_of(hashes, own.asked.prompt, one.bound)
             if not replies.expect(own.key):
                 leaders.add(id(own))
-    wanted = [one.row.images if any(id(own) in leaders for own in one.prepared) else () for one in chunk]
-    answers = iter(decoder.decode([image for images in wanted for image in images]))
-    for one, images in zip(chunk, wanted, strict=True):
-        _ask(one, [next(answers) for _ in images], leaders, settings, replies)
+    wanted = [one for one in chunk if any(id(own) in leaders for own in one.prepared)]
+    _tile(wanted, decoder, settings)
+    for one in chunk:
+        _ask(one, leaders, settings, replies)
+        # the request has what it needs of them; the row stays as long as its window
+        one.tiled = []
     return [own for one in chunk for own in one.prepared]
 
 
-def _ask(
-    one: _Row,
-    images: Sequence[Pixels | ImageRefused],
-    leaders: set[int],
-    settings: RunSettings,
-    replies: Replies,
-) -> None:
+def _tile(rows: Sequence[_Row], decoder: Decoder, settings: RunSettings) -> None:
+    """Tile the images of rows; those of one row share a bound: where one asks for the higher, all of them get it."""
+    wishes = [_wish(one, settings) for one in rows]
+    _tile_each(rows, wishes, decoder)
+    torn = [at for at, one in enumerate(rows) if len({bound for _, bound in one.tiled}) > 1]
+    _tile_each([rows[at] for at in torn], [replace(wishes[at], plain=wishes[at].detailed) for at in torn], decoder)
+
+
+def _wish(one: _Row, settings: RunSettings) -> Wish:
+    """What tiles of its images a row asks for, by the budget, the settings, or what they show."""
+    low = high = one.bound
+    if settings.visual_budget is None:
+        low = high = _settled(settings)
+        if settings.resolution == "auto":
+            low = tile_bound("medium", settings.max_tiles)
+    return Wish(len(one.row.images), low, high)
+
+
+def _tile_each(rows: Sequence[_Row], wishes: Sequence[Wish], decoder: Decoder) -> None:
+    files = [data for one in rows for data in one.row.images]
+    each = [wish for one, wish in zip(rows, wishes, strict=True) for _ in one.row.images]
+    answers = iter(decoder.tile(files, each) if files else ())
+    for one in rows:
+        found = [next(answers) for _ in one.row.images]
+        one.refused = next((answer for answer in found if isinstance(answer, ImageRefused)), None)
+        one.tiled = [] if one.refused else [answer for answer in found if not isinstance(answer, ImageRefused)]
+
+
+def _ask(one: _Row, leaders: set[int], settings: RunSettings, replies: Replies) -> None:
     """Complete what is asked about one row."""
-    bad = next((image for image in images if isinstance(image, ImageRefused)), None)
-    pixels = tuple(image for image in images if not isinstance(image, ImageRefused))
-    bound = one.bound if settings.visual_budget is not None or not pixels else _bound(pixels, settings)
-    fault = _fault(one.row)
+    fault, bad = _fault(one.row), one.refused
+    bound = one.tiled[0][1] if one.tiled else None
     for own in one.prepared:
         request_id = f"{one.row.uid}/{own.asked.columns.get('question_id', 0)}"
         if fault is None and own.asked.prompt is None:
@@ -264,7 +290,7 @@ def _ask(
             own.request = Request(
                 request_id=request_id,
                 prompt=own.asked.prompt,
-                images=pixels,
+                images=tuple(image for image, _ in one.tiled),
                 sampling=settings.sampling,
                 max_tiles=bound,
             )
@@ -275,12 +301,3 @@ def _fault(row: CorpusRow) -> tuple[str, str | None] | None:
     if row.error is not None:
         return row.error, row.error_detail
     return None if row.images else (str(CorpusReason.MISSING_PART), "the row has no image")
-
-
-def _bound(images: Sequence[Pixels], settings: RunSettings) -> int | None:
-    """The bound on tiles of a row's images, where no budget has chosen it."""
-    resolution = settings.resolution
-    if resolution == "auto":
-        side = settings.config.tiles.tile_size
-        resolution = "high" if any(image_resolution(image, side) == "high" for image in images) else "medium"
-    return tile_bound(resolution, settings.max_tiles)

@@ -94,7 +94,7 @@ class InferenceStage(FragmentStage):
         self.spec, self.threads, self.device = spec, threads, device
         count = spec.decoders or decoders_for(threads, on_gpu=device != "cpu")
         self._sign = -math.inf
-        self.decoders = Decoders(spec.sandbox, count, spec.settings.config.tiles.tile_size, self._alive)
+        self.decoders = Decoders(spec.sandbox, count, spec.settings.config, self._alive)
         self.replies = Replies()
         self._restarts = 0
         # at once, because loading takes longer than what comes before the first row

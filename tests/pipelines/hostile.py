@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_core.image_headers import DecodeLimits
 from llava_core.images import decode_image
+from pipelines.decoder_process import Decoder
 
 MARK = b"\nHOSTILE:"
+PIXELS = f"{__name__}:pixels"
+"""A task that decodes and does nothing else."""
 warm: list[float] = []
 """When `warm_up` was called, seconds of processor time."""
 
@@ -51,6 +56,14 @@ def decode(data: bytes, **options: Any) -> NDArray[np.uint8]:
         case _:
             assert not marked or what.startswith(b"once="), what
     return decode_image(data, **options)
+
+
+def pixels(
+    data: bytes, limits: DecodeLimits, decoder: Decoder, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], bytes]:
+    """The shape of an image, the options, and its uint8[H, W, 3]."""
+    found = decoder(data, limits=limits)
+    return {"shape": found.shape, **options}, found.tobytes()
 
 
 def hostile(picture: bytes, what: str) -> bytes:

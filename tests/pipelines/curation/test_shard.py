@@ -242,7 +242,7 @@ def test_tiles_are_stored_where_they_are_asked_for() -> None:
     settings = dataclasses.replace(SETTINGS, pixels="tiles")
     values = shard_row(row_of(images=TWO, conversations=None), settings, MODEL)
     expected = [
-        tile_image(decode_image(data), plan_tiles(size, MODEL, num_images=2), MODEL.tiles).numpy()
+        tile_image(decode_image(data), plan_tiles(size, MODEL, num_images=2), MODEL.tiles)
         for data, size in zip(TWO, (Size(20, 50), Size(60, 20)), strict=True)
     ]
     stored = np.frombuffer(values["tiles"], np.uint8).reshape(values["n_tiles"], 3, 28, 28)

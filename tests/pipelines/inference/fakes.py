@@ -1,5 +1,6 @@
 """An engine that needs no model, rows that need no corpus."""
 
+import dataclasses
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,14 +13,17 @@ from llava_core.checkpoints import read_config
 from llava_core.engine.types import Request, Result, SamplingConfig
 from llava_core.errors import ImageRefused
 from llava_core.geometry import Size
+from llava_core.image_headers import DecodeLimits
 from llava_core.images import decode_image
 from pipelines.fragments import CorpusRow, make_fragment
 from pipelines.inference.caption import CaptionInquiry
 from pipelines.inference.inquiry import Inquiry
-from pipelines.inference.prepare import Pixels, RunSettings
+from pipelines.inference.prepare import RunSettings
 from pipelines.inference.rows import generate_rows
+from pipelines.inference.tiles import Tiled, Wish, cut, tiled
 from pipelines.inference.work import Work
 from pipelines.row_refs import ObjectRef
+from pipelines.sandbox import Answer
 from tests.tiny_models import untrained_folder
 
 TINY = read_config(untrained_folder())
@@ -63,11 +67,11 @@ class EchoEngine:
 
 
 class FakeDecoder:
-    """Decodes in this process; what says that it is no image (`image 7`, `bad`) stays as it is, for `EchoEngine`."""
+    """Tiles in this process; what says that it is no image (`image 7`, `bad`) stays as it is, for `EchoEngine`."""
 
-    def decode(self, files: Sequence[bytes]) -> list[Pixels | ImageRefused]:
+    def tile(self, files: Sequence[bytes], wishes: Sequence[Wish]) -> list[Tiled | ImageRefused]:
         """One answer for each file, in order."""
-        return [self._decode(data) for data in files]
+        return [self._tile(data, wish) for data, wish in zip(files, wishes, strict=True)]
 
     def details(self, files: Sequence[bytes]) -> list[int | None]:
         """The length of a file stands for its detail; a PNG without its end is refused."""
@@ -75,11 +79,12 @@ class FakeDecoder:
             None if data[:4] == b"\x89PNG" and not data.endswith(b"IEND\xaeB`\x82") else len(data) for data in files
         ]
 
-    def _decode(self, data: bytes) -> Any:
+    def _tile(self, data: bytes, wish: Wish) -> Any:
         if data == b"bad" or data.startswith(b"image "):
-            return data
+            return data, wish.detailed
+        options = {"config": TINY.to_dict(), "wish": dataclasses.asdict(wish)}
         try:
-            return decode_image(data)
+            return tiled(data, Answer(*cut(data, DecodeLimits(), decode_image, options)))
         except ImageRefused as refused:
             return refused
 

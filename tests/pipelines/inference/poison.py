@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llava_core.engine.types import Request, Result
 from llava_core.errors import ConfigError
 from llava_core.geometry import Size
+from llava_core.media_inputs import load_image
 
 MARKS = {"crash": 1, "hang": 2, "swell": 3, "raise": 4, "exhaust": 5, "broken": 6, "slow": 7}
 """The first pixel's value by what it does: (250, 5, value)."""
@@ -34,7 +35,7 @@ class PoisonEngine:
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """One result for each request, in order."""
         for request in requests:
-            image: Any = request.images[0]
+            image = load_image(request.images[0])
             if tuple(image[0, 0, :2]) == (250, 5):
                 self._suffer(int(image[0, 0, 2]))
         return [self._answer(request) for request in requests]
@@ -59,8 +60,7 @@ class PoisonEngine:
                 time.sleep(0.1)
 
     def _answer(self, request: Request) -> Result:
-        images: Any = request.images
-        sizes = tuple(Size(*image.shape[:2]) for image in images)
+        sizes = tuple(Size(*load_image(image).shape[:2]) for image in request.images)
         height, width = sizes[0]
         return Result(
             request_id=request.request_id,

@@ -8,11 +8,16 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from llava_core.config import plan_tiles
+from llava_core.geometry import Size
+from llava_core.images import decode_image
+from llava_core.tiled_image import TiledImage
+from llava_core.tiling import tile_image
 from pipelines.fragments import CorpusRow
 from pipelines.inference import prepare
 from pipelines.reasons import ROW_REASONS
 from schemas.caption import CAPTION
-from tests.pipelines.inference.fakes import EchoEngine, caption_rows, corpus_row, photo, run_settings
+from tests.pipelines.inference.fakes import TINY, EchoEngine, caption_rows, corpus_row, photo, run_settings
 
 
 def test_one_row_each_in_order_whatever_became_of_it() -> None:
@@ -82,22 +87,23 @@ def test_the_request_carries_the_settings() -> None:
     assert (request.images, request.max_tiles) == ((b"image one", b"image two"), 3)
 
 
-def test_auto_decodes_once_and_lets_each_image_decide() -> None:
+def test_auto_lets_each_image_decide_and_where_one_of_a_row_asks_for_detail_all_of_them_get_it() -> None:
     plain, busy = photo(112, 60, encoding="PNG"), _stripes(200, 120)
     engine = EchoEngine()
-    rows = [
-        corpus_row(0, images=(plain,)),
-        corpus_row(1, images=(busy,)),
-        corpus_row(2, images=(plain, busy)),
-        corpus_row(3, images=(b"not an image",)),
-    ]
+    images = [(plain,), (busy,), (plain, busy), (plain, b"not an image", busy)]
+    rows = [corpus_row(at, images=own) for at, own in enumerate(images)]
     settings = run_settings(resolution="auto", max_tiles=4, chunk_rows=9)
     table = caption_rows(rows, engine, settings)
     sent = {request.request_id: request for request in engine.calls[0]}
     assert [sent[f"uid{at}/0"].max_tiles for at in range(3)] == [2, 4, 4]
-    first = sent["uid0/0"].images[0]
-    assert isinstance(first, np.ndarray)
-    assert (first.shape, first.dtype) == ((112, 60, 3), np.uint8)
+    for at in range(3):
+        for image, data in zip(sent[f"uid{at}/0"].images, images[at], strict=True):
+            assert isinstance(image, TiledImage)
+            pixels, bound = decode_image(data), sent[f"uid{at}/0"].max_tiles
+            size = Size(*pixels.shape[:2])
+            plan = plan_tiles(size, TINY, num_images=len(images[at]), max_tiles=bound)
+            assert (image.file, image.size, image.grid) == (data, size, plan.grid)
+            np.testing.assert_array_equal(image.tiles, tile_image(pixels, plan, TINY.tiles))
     assert table["error"].to_pylist() == [None, None, None, "NOT_IMAGE"]
 
 

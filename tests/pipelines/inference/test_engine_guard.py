@@ -1,20 +1,25 @@
 """Requests that end their engine cost themselves and nobody else."""
 
 import dataclasses
+import io
 import json
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from llava_core.engine.types import Request, Result, Sample, SamplingConfig
 from llava_core.errors import CheckpointRefused, ImageReason
 from llava_core.geometry import Size
+from llava_core.tiled_image import TiledImage
 from pipelines.child import Died
 from pipelines.inference import engine_guard
 from pipelines.inference.engine_guard import EngineError, EngineGuard, EngineSpec
@@ -44,8 +49,21 @@ def guard() -> Iterator[EngineGuard]:
 def request(number: int, what: str | None = None) -> Request:
     """A request about an image whose size is its number's."""
     pixels = np.full((10 + number, 20, 3), number, np.uint8)
-    image = poisoned(pixels, what) if what else pixels
+    image = tiled(poisoned(pixels, what) if what else pixels)
     return Request(request_id=f"r{number}", prompt=f"p{number}", images=(image,), max_tiles=number % 3)
+
+
+def tiled(pixels: NDArray[np.uint8]) -> TiledImage:
+    """An image whose tiles are of its own levels, and as many as it has rows."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    tiles = np.full((len(pixels), 3, 2, 2), pixels[0, 0, 0])
+    return TiledImage(file.getvalue(), Size(*pixels.shape[:2]), Size(1, len(pixels) - 1), tiles)
+
+
+def plain(image: Any) -> list[Any]:
+    """What there is of a tiled image, for comparison."""
+    return [image.file, image.size, image.grid, image.tiles.tolist()]
 
 
 def test_a_model_in_a_store_is_there_while_an_engine_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,23 +84,20 @@ def test_a_model_in_a_store_is_there_while_an_engine_loads(tmp_path: Path, monke
 
 
 def test_requests_survive_the_pipe_and_an_image_goes_once() -> None:
-    shared = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    other = shared[::-1, ::-1]
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    shared, other = tiled(pixels), tiled(np.ascontiguousarray(pixels[:, ::-1].swapaxes(0, 1)))
     sampling = SamplingConfig(max_new_tokens=3, temperature=0.5, stop=("a", "b"), seed=7)
     sent = [
         Request(request_id="a", prompt="ä?", images=(shared, other), sampling=sampling, max_tiles=None),
         Request(request_id="b", prompt="", images=(shared,), max_tiles=2),
     ]
     frames = pack_requests(sent)
-    assert len(frames) == 1 + 2 * 2
+    assert len(frames) == 1 + 2 * 3
     back = unpack_requests(iter(frames))
     assert [dataclasses.replace(one, images=()) for one in back] == [
         dataclasses.replace(one, images=()) for one in sent
     ]
-    assert [[image.tolist() for image in one.images] for one in back] == [  # type: ignore[union-attr]
-        [shared.tolist(), other.tolist()],
-        [shared.tolist()],
-    ]
+    assert [[plain(image) for image in one.images] for one in back] == [[plain(shared), plain(other)], [plain(shared)]]
 
 
 def test_results_survive_the_pipe() -> None:

@@ -1,9 +1,16 @@
 """Equal images with the same question are asked once; tiles go where the detail is; rows come back in their order."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from llava_core.config import plan_tiles
+from llava_core.errors import ImageRefused
 from llava_core.geometry import Size
+from llava_core.images import decode_image
+from llava_core.tiling import tile_image
 from pipelines.inference import prepare
 from pipelines.inference.answer import AnswerInquiry
 from pipelines.inference.budget import Look, spend
@@ -11,6 +18,7 @@ from pipelines.inference.caption import CaptionInquiry
 from pipelines.inference.decoders import Decoders
 from pipelines.inference.replies import Replies, Reply
 from pipelines.inference.rows import generate_rows
+from pipelines.inference.tiles import Wish
 from pipelines.sandbox import SandboxSettings
 from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import TINY, EchoEngine, FakeDecoder, corpus_row, photo, run_settings, work_of
@@ -84,9 +92,22 @@ def test_rows_reach_the_engine_longest_first_and_the_table_in_order() -> None:
 
 
 def _tokens(size: tuple[int, int], bound: int | None = None) -> int:
-    from llava_core.config import plan_tiles
-
     return plan_tiles(Size(*size), TINY, max_tiles=bound).num_image_tokens
+
+
+def test_a_chunk_is_cut_by_what_is_held_of_its_images_not_by_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five images of 1,200 × 900 pixels in a few kilobytes, of three tiles each: two of them are held together."""
+    file = photo(4, 3, encoding="PNG")
+    large = io.BytesIO()
+    Image.open(io.BytesIO(file)).resize((900, 1200)).save(large, "PNG")
+    rows = [corpus_row(at, images=(large.getvalue() + bytes([at]),)) for at in range(5)]
+    held = len(large.getvalue()) + 1 + 3 * 3 * TINY.tiles.tile_size**2
+    monkeypatch.setattr(prepare, "CHUNK_BYTES", 2 * held)
+    engine = EchoEngine()
+    settings = run_settings(resolution="medium", chunk_rows=4)
+    generate_rows(rows, engine, FakeDecoder(), settings, CaptionInquiry(prompt="?"), work_of())
+    assert [len(call) for call in engine.calls] == [2, 2, 1]
+    assert {one.images[0].tiles.shape for call in engine.calls for one in call} == {(3, 3, 56, 56)}  # type: ignore[union-attr]
 
 
 def test_the_budget_is_kept_and_goes_to_the_detail() -> None:
@@ -134,18 +155,24 @@ def test_decoders_share_images_and_keep_their_order() -> None:
     files = [photo(30 + at, 60 - at, seed=at) for at in range(7)]
     files[3] = hostile(files[3], "crash")
     settings = SandboxSettings(decoder="tests.pipelines.hostile:decode")
-    decoders = Decoders(settings, 2, tile_side=14)
+    decoders = Decoders(settings, 2, TINY)
     try:
-        found = decoders.decode(files)
+        found = decoders.tile(files, [Wish(1, at % 3, at % 3) for at in range(7)])
         details = decoders.details(files)
-        assert decoders.decode([]) == []
+        assert decoders.tile([], []) == []
     finally:
         decoders.close()
-    assert [getattr(one, "shape", None) for one in found] == [
-        None if at == 3 else (30 + at, 60 - at, 3) for at in range(7)
-    ]
-    assert [detail is not None and detail > 0 for detail in details] == [at != 3 for at in range(7)]
-    assert details[3] is None
+    for at, one in enumerate(found):
+        assert isinstance(one, ImageRefused) == (at == 3)
+        if isinstance(one, ImageRefused):
+            continue
+        image, bound = one
+        size = Size(30 + at, 60 - at)
+        plan = plan_tiles(size, TINY, max_tiles=at % 3)
+        assert (image.file, image.size, image.grid, bound) == (files[at], size, plan.grid, at % 3)
+        assert np.array_equal(image.tiles, tile_image(decode_image(files[at]), plan, TINY.tiles))
+    # those that fit into a tile have no detail that it would lose
+    assert [detail if detail is None else detail > 0 for detail in details] == [True] * 3 + [None] + [False] * 3
 
 
 def test_work_that_is_done_again_leaves_out_what_was_fine() -> None:

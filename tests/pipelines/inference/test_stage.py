@@ -12,6 +12,7 @@ from pipelines.inference import stage as stage_module
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import freeze
 from pipelines.inference.stage import InferenceStage
+from pipelines.inference.tiles import Wish
 from pipelines.sandbox import SandboxSettings
 from tests.pipelines.hostile import hostile
 from tests.pipelines.inference.fakes import photo
@@ -49,7 +50,7 @@ def test_images_that_end_their_decoder_are_signs_of_life_too(
     monkeypatch.setattr(stage_module, "SIGN_SECONDS", 0.0)
     files = [photo(20, 30), hostile(photo(30, 20), "crash")]
     notes.clear()
-    stage.decoders.decode(files)
+    stage.decoders.tile(files, [Wish(1, 2, 2)] * 2)
     # one answer, and three processes that the other image ended
     assert notes == [(0, 0)] * 4
     stage.decoders.details(files)
@@ -61,7 +62,7 @@ def test_signs_of_life_are_not_a_message_for_each_image(
 ) -> None:
     stage, notes = started
     monkeypatch.setattr(stage_module, "SIGN_SECONDS", 1000.0)
-    stage.decoders.decode([photo(20, 30)] * 9)
+    stage.decoders.tile([photo(20, 30)] * 9, [Wish(1, 2, 2)] * 9)
     assert notes == [(0, 0)]
 
 

@@ -44,7 +44,7 @@ def test_a_point_is_where_the_tiles_show_it_and_its_token_holds_that_patch(size:
         top, left = int(y * size.height), int(x * size.width)
         image = np.zeros((*size, 3), np.uint8)
         image[top : top + 4, left : left + 4] = 255
-        tiles = tile_image(image, plan, CONFIG.tiles)[:, 0].float()
+        tiles = torch.from_numpy(tile_image(image, plan, CONFIG.tiles))[:, 0].float()
         features = torch.nn.functional.avg_pool2d(tiles[:, None], 16).flatten(1)[..., None]
         packed = pack_image(features, plan, "spatial_unpad", torch.tensor([-1.0]))[:, 0]
         for place in (in_base(left + 2, top + 2, size, SIDE), in_grid(left + 2, top + 2, size, plan, SIDE)):

@@ -68,8 +68,9 @@ def open_weights(folder: Path, *, allow_bin: bool = False) -> Weights:
     if pickles:
         raise refuse(
             CheckpointReason.UNSAFE_FORMAT,
-            f"{folder} has weights only as pickles ({', '.join(pickles[:3])}); expected {SAFETENSORS}. To read {BIN} "
-            "or its shards through torch's weights-only loader, set allow_bin=True",
+            f"{folder} has weights only as pickles ({', '.join(pickles[:3])}); expected {SAFETENSORS}. Convert "
+            f"{BIN} or its shards once, by `export_checkpoint` with allow_bin=True (jobs/export_checkpoint.py "
+            "--allow-bin), which reads them through torch's weights-only loader",
         )
     raise refuse(CheckpointReason.NOT_FOUND, f"{folder} has neither {SAFETENSORS} nor {SAFETENSORS + INDEX}")
 

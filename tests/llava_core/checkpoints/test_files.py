@@ -117,7 +117,8 @@ def test_folder_without_weights(tmp_path: Path) -> None:
 
 def test_bin_is_read_only_where_asked_for(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "pytorch_model.bin")
-    assert "allow_bin=True" in refused(CheckpointReason.UNSAFE_FORMAT, tmp_path)
+    said = refused(CheckpointReason.UNSAFE_FORMAT, tmp_path)
+    assert "once, by `export_checkpoint` with allow_bin=True (jobs/export_checkpoint.py --allow-bin)" in said
     weights = open_weights(tmp_path, allow_bin=True)
     assert weights.specs()["a"].shape == (2, 3)
     assert all(torch.equal(weights.read(name), tensor) for name, tensor in TENSORS.items())

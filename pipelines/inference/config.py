@@ -33,7 +33,8 @@ class InferenceConfig:
     input: tuple[str, ...]
     """Folders, Parquet files, WebDataset tars, JSONL or LLaVA JSON; local paths, s3:// or gs:// URIs."""
     output: str
-    """The Delta table, made if it is missing; `gallery.html` and `_run/` go into its folder."""
+    """The Delta table, made if it is missing; `gallery.html`, `run_report.html` and `_run/` go into its
+    folder."""
     model: str = "tiny"
     """"tiny" (embedded), a checkpoint folder, local or the URI of one in a store, or a hub name."""
     model_revision: str | None = None

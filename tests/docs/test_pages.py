@@ -76,6 +76,22 @@ def test_commands_in_the_readme_and_in_docstrings_are_understood(place: str) -> 
         check_call(words)
 
 
+def test_pages_with_commands_say_how_to_enter_the_environment() -> None:
+    needed = [page for page in pages.PAGES if any("python " in one.text for one in pages.running(page))]
+    assert {"tutorial.md", "how-to/train.md"} < set(needed)
+    places = ["README.md", *(f"docs/{page}" for page in needed)]
+    assert [one for one in places if "source .venv/bin/activate" not in (pages.ROOT / one).read_text()] == []
+
+
+def test_no_page_writes_where_another_one_does() -> None:
+    owners: dict[str, set[str]] = {}
+    for page in pages.PAGES:
+        for place in re.findall(r"\bout/([\w.]+)", "\n".join(one.text for one in pages.running(page))):
+            owners.setdefault(place, set()).add(page)
+    assert owners["drawn_captions"] == {"how-to/train.md"} and owners["resume"] == {"how-to/resume.md"}
+    assert {place for place, found in owners.items() if len(found) > 1} == {"demo", "untrained"}  # the same each time
+
+
 def check_imports(text: str) -> None:
     """Compile a block, and import what it imports."""
     for node in ast.walk(ast.parse(text)):

@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from llava_core.config import check_at_least
 from llava_core.errors import ConfigError
+from pipelines.curation.hashes import phash
 
 Kind = Literal[
     "plain",
@@ -52,6 +53,9 @@ SOURCES = ("books", "stock", "web")
 ORDER: tuple[Kind, ...] = get_args(Kind)
 QUALITY = 92
 """Of plain JPEGs."""
+NEAR_BITS = 2
+"""Most bits by which the pHash of what is near differs; the default distance is 3, and medians make most differences
+even."""
 LONG_CAPTION = 1_100_000
 """Characters of an over-long caption; readers take a million bytes."""
 
@@ -116,8 +120,7 @@ class Truth:
     """Image that it is a copy of."""
     outcome: Outcome
     """"kept"; "exact" or "near": all but one of the rows that show this picture are dropped, as such a duplicate
-    ("near": by pHashes 0 or 2 bits apart; of 1 crop in about 150 they are 4 apart, too far). Otherwise what it should
-    be dropped for."""
+    ("near": by pHashes at most `NEAR_BITS` apart). Otherwise what it should be dropped for."""
     error: str | None
     """Code of the probe, for outcome "rejected"."""
 
@@ -263,9 +266,18 @@ def _resized(pixels: Pixels, draw: np.random.Generator) -> bytes:
 
 
 def _cropped(pixels: Pixels, draw: np.random.Generator) -> bytes:
-    """One row or one column less, at one of the four sides."""
-    crop = (slice(1, None), slice(-1), (slice(None), slice(1, None)), (slice(None), slice(-1)))[int(draw.integers(4))]
-    return _jpeg(np.ascontiguousarray(pixels[crop]), 88)
+    """One row or one column less at one of four sides, of an enlarged picture where pHashes would be too far apart."""
+    original, order = phash(_decoded(pixels)).bits, draw.permutation(4)
+    sides = (slice(1, None), slice(-1), (slice(None), slice(1, None)), (slice(None), slice(-1)))
+    height, width = pixels.shape[:2]
+    for scale in (1, 2, 4):
+        large = Image.fromarray(pixels).resize((scale * width, scale * height), Image.Resampling.LANCZOS)
+        for side in order:
+            file = _jpeg(np.ascontiguousarray(np.asarray(large)[sides[side]]), 88)
+            shown = np.asarray(Image.open(io.BytesIO(file)))
+            if (phash(shown).bits ^ original).bit_count() <= NEAR_BITS:
+                return file
+    raise RuntimeError(f"no crop of a picture of {height} x {width} pixels has a pHash near its own")
 
 
 def _edited(pixels: Pixels, draw: np.random.Generator) -> bytes:
@@ -274,6 +286,17 @@ def _edited(pixels: Pixels, draw: np.random.Generator) -> bytes:
     changed = pixels.copy()
     changed[-2 * side : -side, -2 * side : -side] = draw.integers(0, 256, 3, dtype=np.uint8)
     return _jpeg(changed, 60)
+
+
+def _dark(pixels: Pixels, draw: np.random.Generator) -> bytes:
+    """All but black, with the grain of a sensor, so that it is not blurred as well."""
+    return _jpeg(pixels // 14 + draw.integers(0, 13, (*pixels.shape[:2], 1), dtype=np.uint8))
+
+
+def _truncated(pixels: Pixels, draw: np.random.Generator) -> bytes:
+    """A JPEG that ends after its headers and before its last two hundred bytes."""
+    whole = _jpeg(pixels)
+    return whole[: 700 + int(draw.integers(len(whole) - 900))]
 
 
 def _blurred(pixels: Pixels, _: np.random.Generator) -> bytes:
@@ -299,10 +322,10 @@ _MAKERS: dict[Kind, Callable[[Pixels, np.random.Generator], bytes]] = {
     "cropped": _cropped,
     "edited": _edited,
     "blurred": _blurred,
-    "dark": lambda pixels, _: _jpeg(pixels // 14),
+    "dark": _dark,
     "low_quality": lambda pixels, _: _jpeg(pixels, 3),
     "wrong_extension": lambda pixels, _: _png(pixels),
-    "truncated": lambda pixels, draw: _jpeg(pixels)[: 700 + int(draw.integers(3000))],
+    "truncated": _truncated,
     "bomb": _bomb,
     "not_image": lambda _, draw: b"<html><body>404 Not Found " + draw.bytes(20).hex().encode() + b"</body></html>",
     "empty_file": lambda _, __: b"",

@@ -3,22 +3,34 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from llava_core.errors import ConfigError
+from llava_core.errors import ConfigError, ImageRefused
+from llava_core.images import decode_image
 from pipelines.corpus import plan_corpus, read_fragment
 from pipelines.curation.dedupe import DedupeConfig, dedupe_table
+from pipelines.curation.hashes import phash
 from pipelines.curation.looker import Looker
 from pipelines.curation.models import LLAVA_NEXT
 from pipelines.curation.probe import ProbeSettings, probe_rows
 from pipelines.curation.rules import RulesConfig
 from pipelines.curation.select import SelectConfig, select_rows
 from pipelines.sandbox import SandboxSettings
-from pipelines.synthetic.corpus import ORDER, SOURCES, SyntheticConfig, Truth, kind_of, make_corpus, make_rows, truth_of
+from pipelines.synthetic.corpus import (
+    ORDER,
+    SOURCES,
+    SyntheticConfig,
+    Truth,
+    kind_of,
+    make_corpus,
+    make_rows,
+    truth_of,
+)
 
 CONFIG = SyntheticConfig(rows=260, seed=4, planted=0.7)
 RULES = RulesConfig(min_blur=5, min_bright_end=0.15, max_blockiness=3.0, min_text_chars=1)
@@ -28,7 +40,7 @@ REASONS: Mapping[str, set[str | None]] = {
     "exact": {"DUPLICATE_EXACT"},
     "near": {"DUPLICATE_NEAR"},
     "blurred": {"BLURRED"},
-    "dark": {"BLURRED"},
+    "dark": {"TOO_DARK"},
     "blocky": {"BLOCKY"},
     "no_text": {"TEXT_TOO_SHORT"},
     "rejected": {"REJECTED"},
@@ -128,8 +140,7 @@ def test_the_selection_drops_each_planted_fault_for_its_reason(curated: Curated)
     for name, truth in curated.truth.items():
         if truth.outcome not in ("kept", "exact", "near"):
             assert curated.selected[name]["error"] in REASONS[truth.outcome], (truth, curated.selected[name])
-            # a picture that dark has no edges either
-            assert truth.kind != "dark" or curated.selected[name]["failed"] == ["BLURRED", "TOO_DARK"]
+            assert truth.kind != "dark" or curated.selected[name]["failed"] == ["TOO_DARK"]
             detail = curated.selected[name]["error_detail"]
             assert truth.error is None or detail == truth.error
     for original, members in groups(curated).items():
@@ -170,3 +181,25 @@ def test_settings_and_kinds() -> None:
         SyntheticConfig(rows=1, planted=2)
     with pytest.raises(ConfigError, match="most_side"):
         SyntheticConfig(rows=1, most_side=9)
+
+
+def test_every_crop_is_near_and_every_truncated_file_is_cut_however_small_they_are() -> None:
+    """A third of these crops would be too far if the first side that is drawn were taken; whole files have 4 kB."""
+    config = SyntheticConfig(rows=5000, seed=3, planted=0.9, least_side=64, most_side=80)
+    found = Counter[str]()
+    for index in range(1, config.rows):
+        kind = kind_of(index, config)
+        if kind not in ("cropped", "truncated"):
+            continue
+        (row,) = make_rows(replace(config, rows=index + 1), first=index)
+        found[kind] += 1
+        if kind == "truncated":
+            with pytest.raises(ImageRefused) as refused:
+                decode_image(row.image)
+            assert refused.value.reason == "TRUNCATED"
+            continue
+        copied = int(Path(row.truth.of or "").stem)
+        (original,) = make_rows(replace(config, rows=copied + 1), first=copied)
+        one, other = (phash(decode_image(data)).bits for data in (row.image, original.image))
+        assert (one ^ other).bit_count() <= 3, index
+    assert min(found.values()) > 250

@@ -36,11 +36,11 @@ check: .venv/dev  ## ruff, and mypy --strict
 # whole files, in their order: what a file's tests share is made once, and the last files are short;
 # byte code is kept, for hundreds of processes that start
 test: export PYTHONDONTWRITEBYTECODE =
-test: .venv/dev  ## every test that needs no accelerator, in under 20 minutes on 2 cores
+test: .venv/dev  ## the tests that need neither an accelerator nor long, in under 20 minutes on 2 cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		-m "not slow and not gpu"
 
-test-slow: .venv/dev  ## the long ones: more kills, more sizes
+test-slow: .venv/dev  ## the long ones: kills at every step, lost nodes, the pages as they are written
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 bench: .venv/dev  ## every benchmark, and the table that the README quotes

@@ -17,6 +17,7 @@ from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation import flow
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.dedupe import DedupeConfig
+from pipelines.curation.shard_plan import ShardSize
 
 
 def kill_one(killed: threading.Event) -> None:
@@ -56,6 +57,7 @@ def main(nodes: int, corpus: str, output: str) -> None:
         output=output,
         corpus=CorpusSettings(rows_per_fragment=12),
         dedupe=DedupeConfig(local_rows=0),
+        size=ShardSize(least_bytes=60_000, most_bytes=90_000),
         ray_address=cluster.address,
         num_workers=min(nodes, 2),
     )

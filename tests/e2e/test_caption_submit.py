@@ -1,5 +1,6 @@
 """The same job through a real cluster: `ray start --head`, `ray job submit`, and the table afterwards."""
 
+import json
 import os
 import secrets
 import shutil
@@ -7,12 +8,23 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
-from tests.e2e.caption_cases import ROOT, caption_command, check_table, corpus_files, driver_environment, write_corpus
+from tests.e2e.caption_cases import (
+    BAD,
+    ROOT,
+    caption_command,
+    check_table,
+    corpus_files,
+    driver_environment,
+    write_corpus,
+)
 from tests.e2e.processes import finished, started
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -50,6 +62,29 @@ def cluster() -> Iterator[dict[str, str]]:
 def test_a_submitted_job_fills_the_same_table(cluster: dict[str, str], tmp_path: Path) -> None:
     folder, output = write_corpus(tmp_path / "photos", 9), tmp_path / "out"
     job = ["python", "jobs/caption_corpus.py", *caption_command(str(folder), str(output))]
+    said = submit(cluster, *job)
+    assert "rows in      12" in said
+    check_table(str(output), str(folder), list(corpus_files(9)))
+
+
+@pytest.mark.slow
+def test_submitted_questions_are_answered(cluster: dict[str, str], tmp_path: Path) -> None:
+    folder, output = write_corpus(tmp_path / "photos", 9), tmp_path / "out"
+    asked = [{"question_id": "dog", "question": "Is there a dog?", "kind": "yes_no"}]
+    asked += [{"question_id": "1", "image": "00.png", "question": "What?"}]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    job = ["python", "jobs/answer_corpus.py", "--input", str(folder), "--questions", str(questions)]
+    said = submit(cluster, *job, "--output", str(output), "--max-new-tokens", "4")
+    assert "rows in      13" in said
+    rows = pa.table(DeltaTable(output).to_pyarrow_dataset().to_table()).to_pylist()
+    named = Counter((row["uri"].removeprefix(f"{folder}/"), row["question_id"], row["status"]) for row in rows)
+    wanted = {name: "rejected" if name in BAD else "ok" for name in corpus_files(9)}
+    assert named == Counter([*((name, "dog", status) for name, status in wanted.items()), ("00.png", "1", "ok")])
+
+
+def submit(cluster: dict[str, str], *job: str) -> str:
+    """Submit a job, wait for its end, and return what was printed."""
     command = [RAY, "job", "submit", "--address", cluster["RAY_API_SERVER_ADDRESS"], "--working-dir", str(ROOT)]
     until = time.monotonic() + 120
     # the server answers a little before the agent that starts jobs does; a refused job was never made
@@ -58,9 +93,8 @@ def test_a_submitted_job_fills_the_same_table(cluster: dict[str, str], tmp_path:
         time.sleep(1)
     code, said = answer
     assert code == 0, said
-    assert "rows in      12" in said
     assert "SUCCEEDED" in said.upper()
-    check_table(str(output), str(folder), list(corpus_files(9)))
+    return said
 
 
 def _listens(port: int) -> bool:

@@ -36,6 +36,6 @@ def test_nodes_orders_and_deaths_do_not_show(tmp_path: Path) -> None:
         assert "killed ray::" in said
         found.append((rows(output, "clusters"), files(output / "shards")))
     assert sum(row["role"] == "duplicate" for row in found[0][0]) > 10
-    assert found[0][1]
+    assert len(found[0][1]) > 3
     assert found[1] == found[0]
     assert found[2] == found[0]

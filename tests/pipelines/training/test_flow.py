@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -38,6 +39,25 @@ from tests.pipelines.training import cases
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cases.write_both(tmp_path_factory.mktemp("flow"), 24)
+
+
+WATCHED = {"loss", "grad_norm", "tokens_per_s", "images_per_s", "non_padding", "data_wait", "tflops"}
+"""What TensorBoard shows beside the learning rates; MFU is shown where a peak is known, which no CPU has."""
+
+
+def scalars(folder: Path) -> set[str]:
+    """Names of the finite values in TensorBoard's files: records of a length and its checksum, an event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = set()
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack_from("<Q", data)
+            event = Event.FromString(data[12 : 12 + length])
+            found |= {value.tag for value in event.summary.value if math.isfinite(value.simple_value)}
+            data = data[16 + length :]
+    return found
 
 
 def config(folder: Path, output: Path, **settings: Any) -> TrainConfig:
@@ -169,7 +189,9 @@ def test_stages_under_ray_train(folder: Path, tmp_path: Path, ray_session: None)
     assert parts_moved(start, align) == {"projector", "image_newline"}
     assert parts_moved(align, highres) == {"projector", "image_newline", "image_processor", "language_model"}
     assert (out / "train_report.html").read_text().count("<h2>") == 2
-    assert list((out / "align/tensorboard").iterdir())
+    tags = scalars(out / "align/tensorboard")
+    assert tags >= WATCHED, WATCHED - tags
+    assert any(name.startswith("lr/") for name in tags), tags
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     train(job, said.append)
     assert said[-1].startswith("all stages are done")

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from report import report
+from report import keep_cores, report
 from skimage import data
 
 from llava_core.images import decode_image
@@ -158,6 +158,7 @@ def main() -> int:
     """Run both, in a process with the decoder's environment."""
     if not DECODER_ENVIRONMENT.items() <= os.environ.items():
         return subprocess.run([sys.executable, *sys.argv], env=os.environ | DECODER_ENVIRONMENT, check=False).returncode
+    keep_cores(CORES)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "images"
         folder.mkdir()

@@ -80,6 +80,16 @@ def report(claim: str, value: float | None, unit: str, bar: str, peer: str) -> b
     return holds
 
 
+def keep_cores(count: int) -> None:
+    """Hold this process, and all that it starts from now on, to the first cores that it may use.
+
+    Args:
+        count: of cores; fewer where there are fewer.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
 def machine() -> str:
     """Processor and number of cores that this process may use, and the accelerator if torch sees one."""
     name = platform.processor() or platform.machine()

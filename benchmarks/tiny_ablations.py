@@ -19,6 +19,7 @@ seeds).
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -32,9 +33,11 @@ from tiny_exam import Examiner, Figure
 
 from llava_core.checkpoints import load_model, resolve_model, revision
 from llava_core.checkpoints.fresh import PINPOINTS, new_model, word_tokenizer
+from pipelines.synthetic.source import VERSION
 from pipelines.training.config import TrainConfig
 from pipelines.training.job import settle
 from pipelines.training.loop import StageWork, run_stage
+from pipelines.training.recipes import tiny
 from pipelines.training.sources import index_inputs
 
 DRAWINGS = "pipelines.synthetic.source:Drawings=receipt:2,scene:2,sign;seed=2"
@@ -124,7 +127,9 @@ def run_one(variant: Variant, seed: int, options: argparse.Namespace, folder: Pa
 def finished(variant: Variant, seed: int, options: argparse.Namespace) -> Path:
     """The file that a run ends with; it is made by a process of its own where it is not there."""
     parts = revision(resolve_model(options.parts))
-    name = f"{variant.name.replace(' ', '-')}-{seed}-{options.steps}-{options.num}-{parts}"
+    # what the drawings and the recipe are, so that results of others are not taken for these
+    made_of = hashlib.sha256(f"{VERSION};{DRAWINGS};{tiny()}".encode()).hexdigest()[:8]
+    name = f"{variant.name.replace(' ', '-')}-{seed}-{options.steps}-{options.num}-{parts}-{made_of}"
     folder = Path(options.output) / name
     result = folder / RESULT
     if result.exists():

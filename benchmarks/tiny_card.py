@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tiny_model import BARS
+from tiny_model import BARS, GAIN, GAIN_BAR
 
 from llava_core.checkpoints import revision
 from llava_core.errors import ConfigError
@@ -73,6 +73,8 @@ def main() -> None:
     results = json.loads(options.results.read_text())
     weights = options.run / "model/model.safetensors"
     short = [f"{name} ({bar})" for name, bar in BARS.items() if _number(results[name]) < _number(bar.lstrip(">= "))]
+    gain = _number(results["receipt fields, any-res"]) - _number(results["receipt fields, base view"])
+    short += [f"{GAIN} ({GAIN_BAR} points)"] if gain < _number(GAIN_BAR.lstrip(">= ")) else []
     way, curves = _way(options.run, options.note)
     card = CARD.format(
         millions=f"{weights.stat().st_size / 4e6:.1f}",
@@ -114,6 +116,7 @@ def _way(run: Path, note: str) -> tuple[list[str], list[str]]:
         "- steps, and the time in them: "
         + ", ".join(f"{name} {len(lines):,} in {took[name]}" for name, lines in stages.items()),
     ]
+    way += [f"- commit {record['versions']['git']}"] if "git" in record["versions"] else []
     way += [f"- {note}"] if note else []
     curves = [_curve(f"{name}, again" if goes_on else name, lines) for name, lines in stages.items()]
     if goes_on:

@@ -25,7 +25,8 @@ BARS = {
     "yes/no F1": ">= 80",
 }
 """Percent; F1 is 0.80 there."""
-GAIN = "receipt fields, any-res less base view"
+GAIN, GAIN_BAR = "receipt fields, any-res less base view", ">= 60"
+"""Points."""
 
 
 def main() -> int:
@@ -37,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     examiner = Examiner(options.model or "tiny", options.num)
     if not examiner.trained and options.model is None:
-        for name, bar in {**BARS, GAIN: ">= 60"}.items():
+        for name, bar in {**BARS, GAIN: GAIN_BAR}.items():
             report(f"tiny model: {name}", None, "%", bar, "the embedded model is not trained: its config says so")
         return 0
     figures = examiner.figures()
@@ -49,7 +50,7 @@ def main() -> int:
     figures[GAIN] = Figure(max(gain, 0.0), options.num)
     holds = [
         report(f"tiny model: {name}", 100 * figures[name].value, "%", bar, f"truth of {options.num} held-out images")
-        for name, bar in {**BARS, GAIN: ">= 60"}.items()
+        for name, bar in {**BARS, GAIN: GAIN_BAR}.items()
     ]
     return int(not all(holds))
 

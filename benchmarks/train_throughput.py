@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from models import photos, size_in_millions, write_model
 from PIL import Image
-from report import report
+from report import keep_cores, report
 from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
@@ -212,6 +212,7 @@ def _collapsed(sample: Sample, processor: LlavaNextProcessor) -> list[int]:
 
 def main() -> int:
     """Measure both sides in turn, and report."""
+    keep_cores(CORES)
     torch.set_num_threads(CORES)
     ddp = f"Trainer, {CORES} processes"
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,6 +3,8 @@
 What this does *not* do: measure anything; what is here follows from arithmetic alone.
 """
 
+from collections.abc import Sequence
+
 from docs.generate.pictures import SIZES
 from docs.generate.rendering import table
 from llava_core.config import plan_tiles
@@ -10,6 +12,8 @@ from llava_core.geometry import Size
 from pipelines.curation.blocks import choose_blocks
 from pipelines.curation.models import LLAVA_NEXT
 from pipelines.curation.near import GREATEST_DISTANCE, NearConfig
+from pipelines.evaluation.benchmarks import BENCHMARKS
+from pipelines.evaluation.sources import Source
 
 ROWS = (10**5, 10**6, 10**7, 10**8, 10**9)
 """Sizes of corpora whose tables of hashes are shown."""
@@ -61,3 +65,29 @@ def plans_table() -> str:
 
 def _by(size: Size) -> str:
     return f"{size.height:,} × {size.width:,}"
+
+
+class _Wanted(Exception):
+    """The first files that a reader asks for, and where they come from."""
+
+
+class _NoFolder(Source):
+    def find(self, names: Sequence[str], where: str) -> str:
+        """Say what is asked for, instead of looking for it."""
+        raise _Wanted(names[0], where)
+
+
+def benchmarks_table() -> str:
+    """Every benchmark with official files, by the first one that its reader asks for."""
+    rows = []
+    for one in BENCHMARKS:
+        if one.name.startswith("drawn"):
+            continue
+        try:
+            one.read(_NoFolder(benchmark=one.name, folder="/nowhere", split=one.splits[0]))
+        except _Wanted as wanted:
+            name, where = wanted.args
+            splits = ", ".join(f"`{split}`" for split in one.splits)
+            address, _, rest = where.partition(" ")
+            rows.append((f"`{one.name}`", one.title, splits, f"`{name}`", f"<{address}> {rest}".strip()))
+    return table(("benchmark", "is", "splits, the default first", "looked for first", "comes from"), rows)

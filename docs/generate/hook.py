@@ -23,6 +23,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "recall": figures.recall_table,
     "guarantees": figures.guarantee_table,
     "plans": figures.plans_table,
+    "benchmarks": figures.benchmarks_table,
     "recipe document": lambda: job_pages.recipe_table("document"),
     "recipe llava_next": lambda: job_pages.recipe_table("llava_next"),
     "recipe onevision": lambda: job_pages.recipe_table("onevision"),

@@ -20,6 +20,7 @@ from docs.generate.said import class_docs
 from docs.generate.table_pages import ENUMS, REASONS, TABLES, tables_page
 from pipelines import cli
 from pipelines.curation.blocks import Blocks
+from pipelines.evaluation.benchmarks import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +99,13 @@ def test_the_recall_table_is_computed(site: Path) -> None:
     cells = rows[0][9::2]
     assert [float(cell) for cell in cells] == [pytest.approx(Blocks(5, 2).recall(d), abs=5e-5) for d in range(3, 9)]
     assert f"{Blocks(5, 2).recall(4):.4g}" in text_of(site, "explanation/dedup.html")
+
+
+def test_every_benchmark_that_needs_files_is_listed_with_one() -> None:
+    rows = [line.split(" | ") for line in hook.PARTS["benchmarks"]().splitlines()[2:]]
+    assert [row[0] for row in rows] == [f"| `{one.name}`" for one in BENCHMARKS if not one.name.startswith("drawn")]
+    (pope,) = [row for row in rows if row[1] == "POPE"]
+    assert pope[2:] == ["`coco`", "`coco_pope_random.json`", "<https://github.com/AoiDragon/POPE> |"]
 
 
 def test_a_table_that_nobody_makes_stops_the_build() -> None:

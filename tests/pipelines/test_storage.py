@@ -54,7 +54,9 @@ def test_a_store_that_is_not_installed_is_a_wrong_setting(
     filesystem: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(ConfigError, match=r"no store for gs://: .*gcsfs.* extra gcs .*pip install -c constraints\.txt -e '\.\[gcs\]'"):
+    with pytest.raises(
+        ConfigError, match=r"no store for gs://: .*gcsfs.* extra gcs .*pip install -c constraints\.txt -e '\.\[gcs\]'"
+    ):
         filesystem("gs://bucket/photos", {})
     with pytest.raises(ConfigError, match=r"no store for nfs9://: Protocol not known: nfs9$"):
         filesystem("nfs9://bucket/photos", {})

@@ -16,8 +16,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -89,7 +90,8 @@ class EngineGuard:
 
     Args:
         spec: of the engine.
-        moved: told about each second in which the engine made a step, and when one has ended or started.
+        moved: told about each second in which the engine made a step, how many tokens went through it, and, with none,
+            when an engine has ended or started.
         options: of the store that the checkpoint is in.
 
     Raises:
@@ -97,7 +99,7 @@ class EngineGuard:
     """
 
     def __init__(
-        self, spec: EngineSpec, moved: Callable[[], None] = lambda: None, options: StorageOptions | None = None
+        self, spec: EngineSpec, moved: Callable[[int], None] = lambda _: None, options: StorageOptions | None = None
     ) -> None:
         self.spec, self.moved, self.options = spec, moved, options
         self.restarts = 0
@@ -187,14 +189,14 @@ class EngineGuard:
         child = self._child
         try:
             child.send(*pack_requests(requests))
-            answer = json.loads(next(self._answers(child)))
+            answer = self._answer(child)
             if "failed" in answer:
                 # what it left behind, on the device above all, is anybody's guess
                 reason = ImageReason.MEMORY if answer["memory"] else ImageReason.DECODER_CRASH
                 raise Died(reason, f"it raised {answer['failed']}")
         except Died:
             self.close()
-            self.moved()
+            self.moved(0)
             raise
         if "broken" in answer:
             raise EngineError(answer["broken"])
@@ -202,14 +204,11 @@ class EngineGuard:
             self._blamed.pop(_pictures(request), None)
         return [result_of(one) for one in answer["results"]]
 
-    def _answers(self, child: Child) -> Iterator[bytearray]:
-        """Frames with something in them; each empty one gives the engine its time again."""
-        while True:
-            frame = child.receive(time.monotonic() + self.spec.timeout)
-            if frame:
-                yield frame
-            else:
-                self.moved()
+    def _answer(self, child: Child) -> dict[str, Any]:
+        """What the engine answers; each sign that it moves gives it its time again."""
+        while "moved" in (answer := json.loads(child.receive(time.monotonic() + self.spec.timeout))):
+            self.moved(answer["moved"])
+        return dict(answer)
 
     def _start(self) -> Child:
         environment = {name: value for name, value in os.environ.items() if not any(word in name for word in _SECRETS)}
@@ -229,7 +228,7 @@ class EngineGuard:
         if "broken" in greeting:
             child.close()
             raise EngineError(greeting["broken"])
-        self.moved()
+        self.moved(0)
         return child
 
 

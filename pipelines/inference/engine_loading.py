@@ -3,6 +3,7 @@
 What this does *not* do: serve requests (`engine_process`).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def load_engine(spec: Mapping[str, Any], beat: Beat) -> Generator:
 
     Args:
         spec: `engine_guard.EngineSpec`, as JSON.
-        beat: called whenever the tower or the language model begins a pass.
+        beat: called whenever the tower or the language model begins a pass, with the latter's tokens.
 
     Raises:
         CheckpointRefused: with the reason.
@@ -35,14 +36,18 @@ def load_engine(spec: Mapping[str, Any], beat: Beat) -> Generator:
     auto = "bfloat16" if device.startswith("cuda") else "float32"
     dtype = getattr(torch, auto if spec["dtype"] == "auto" else spec["dtype"])
     model = load_model(folder, dtype=dtype, device=device, quantization_config=_bits(spec["quantize"], dtype))
-    parts: tuple[Any, ...] = (model.image_processor, model.language_model)
-    for part in parts:
-        if part is not None:
-            # the first projection of the first layer: whatever drives the layers, each pass goes through it
-            first = next(module for module in part.modules() if isinstance(module, torch.nn.Linear))
-            first.register_forward_pre_hook(lambda *_: beat())
+    _first_projection(model.image_processor).register_forward_pre_hook(lambda *_: beat(0))
+    if model.language_model is not None:
+        _first_projection(model.language_model).register_forward_pre_hook(
+            lambda _, inputs: beat(math.prod(inputs[0].shape[:-1]))
+        )
     engine = ENGINES[spec["engine"]]
     return engine(model, LLaVAProcessor.from_pretrained(folder), batch_size=spec["batch_size"], device=device)
+
+
+def _first_projection(part: torch.nn.Module) -> torch.nn.Linear:
+    """Of the first layer: whatever drives the layers, each pass goes through it."""
+    return next(module for module in part.modules() if isinstance(module, torch.nn.Linear))
 
 
 def _bits(quantize: str | None, dtype: torch.dtype) -> Any:

@@ -1,7 +1,7 @@
 """The process that holds an engine, apart from everything that must survive it.
 
     in   {"requests": […], "images": number}, then so many times: a JSON object, the image's file, uint8[N, 3, S, S]
-    out  {"results": […]}, {"failed": text} or {"broken": text}; an empty frame each second in which a layer ran
+    out  {"results": […]}, {"failed": text} or {"broken": text}; {"moved": tokens} each second in which a layer ran
 
 "failed" is what an engine raised over these requests; "broken" is an error of this project's own, and stops the job.
 A request for the image that another one has too names it by its place, so that it is sent once. The process ends with
@@ -31,7 +31,8 @@ from pipelines.child import Buffer, read_frame, take_stdout, write_frame
 PULSE_SECONDS = 1.0
 """Between two signs of life."""
 
-Beat = Callable[[], None]
+Beat = Callable[[int], None]
+"""Told when a part of the model begins a pass: over how many tokens of the language model, 0 for the tower."""
 
 
 class Generator(Protocol):
@@ -104,14 +105,15 @@ class _Replies:
     """Frames to the owner, with a sign of life between them; ends the process when the owner has gone."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._lock = stream, threading.Lock()
+        self._stream, self._lock, self._counting = stream, threading.Lock(), threading.Lock()
         self._owner = os.getppid()
-        self._alive = False
+        self._moved: int | None = None
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
 
-    def beat(self) -> None:
-        """Note that the engine moves."""
-        self._alive = True
+    def beat(self, tokens: int) -> None:
+        """Note that the engine moves; several threads may say so."""
+        with self._counting:
+            self._moved = (self._moved or 0) + tokens
 
     def send(self, values: Mapping[str, Any]) -> None:
         """Send one answer."""
@@ -122,9 +124,10 @@ class _Replies:
         while not waiting.wait(PULSE_SECONDS):
             if os.getppid() != self._owner:
                 os._exit(0)
-            if self._alive:
-                self._alive = False
-                self._write(b"")
+            with self._counting:
+                moved, self._moved = self._moved, None
+            if moved is not None:
+                self.send({"moved": moved})
 
     def _write(self, frame: bytes) -> None:
         with self._lock, suppress(BrokenPipeError):

@@ -93,7 +93,7 @@ class InferenceStage(FragmentStage):
         super().__init__(attempts)
         self.spec, self.threads, self.device = spec, threads, device
         count = spec.decoders or decoders_for(threads, on_gpu=device != "cpu")
-        self._sign = -math.inf
+        self._sign, self._early = -math.inf, 0
         self.decoders = Decoders(spec.sandbox, count, spec.settings.config, self._alive)
         self.replies = Replies()
         self._restarts = 0
@@ -119,9 +119,22 @@ class InferenceStage(FragmentStage):
                 timeout=spec.engine_timeout,
                 factory=spec.engine_factory,
             ),
-            moved=self._alive,
+            moved=self._moved,
             options=spec.storage_options,
         )
+
+    def _moved(self, tokens: int) -> None:
+        """Say how many tokens have gone through the engine, long before a row is done; with none it is just alive."""
+        if not tokens:
+            return self._alive()
+        self._early += tokens
+        self.note(0, tokens)
+        return None
+
+    def _made(self, rows: int, tokens: int) -> None:
+        """Say how many rows are done; of their tokens only those that were not told on the way."""
+        self.note(rows, max(tokens - self._early, 0))
+        self._early = 0
 
     def _alive(self) -> None:
         """Give a sign of life, unless one was given within a second: each is a message to another process."""
@@ -197,7 +210,7 @@ class InferenceStage(FragmentStage):
 
     def _rows(self, rows: Iterable[CorpusRow], work: Work, replies: Replies) -> pa.Table:
         spec = self.spec
-        return generate_rows(rows, self.engine, self.decoders, spec.settings, spec.inquiry, work, replies, self.note)
+        return generate_rows(rows, self.engine, self.decoders, spec.settings, spec.inquiry, work, replies, self._made)
 
     def _given_up(self, fragment: Fragment) -> Iterator[CorpusRow]:
         """Rows of a fragment that nobody dares to read again."""

@@ -20,4 +20,4 @@ def load_engine(spec: Mapping[str, Any], beat: Beat) -> Generator:
     """
     folder = spec["folder"]
     processor = LLaVAProcessor.from_pretrained(folder)
-    return VllmEngine(folder, processor, batch_size=spec["batch_size"], dtype=spec["dtype"], beat=beat)
+    return VllmEngine(folder, processor, batch_size=spec["batch_size"], dtype=spec["dtype"], beat=lambda: beat(0))

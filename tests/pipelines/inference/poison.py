@@ -29,7 +29,7 @@ def poisoned(pixels: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
 class PoisonEngine:
     """Says how large each image is; dies of those that say so."""
 
-    def __init__(self, beat: Callable[[], None]) -> None:
+    def __init__(self, beat: Callable[[int], None]) -> None:
         self.beat = beat
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -56,7 +56,7 @@ class PoisonEngine:
             raise ConfigError("a contract")
         if mark == MARKS["slow"]:
             for _ in range(30):
-                self.beat()
+                self.beat(4)
                 time.sleep(0.1)
 
     def _answer(self, request: Request) -> Result:
@@ -76,12 +76,12 @@ class PoisonEngine:
         )
 
 
-def engine(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def engine(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """The factory."""
     return PoisonEngine(beat)
 
 
-def reading(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def reading(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """A factory that looks for its model's folder."""
     if not Path(spec["folder"], "config.json").is_file():
         raise ConfigError(f"no model in {spec['folder']}")
@@ -91,29 +91,29 @@ def reading(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
 class DeliberateEngine(PoisonEngine):
     """Takes its time, so that something can happen meanwhile."""
 
-    def __init__(self, beat: Callable[[], None], seconds: float) -> None:
+    def __init__(self, beat: Callable[[int], None], seconds: float) -> None:
         super().__init__(beat)
         self.seconds = seconds
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """One result for each request, in order."""
         for _ in requests:
-            self.beat()
+            self.beat(1)
             time.sleep(self.seconds)
         return super().generate(requests)
 
 
-def deliberate(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def deliberate(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """A factory of an engine of twelve images a second."""
     return DeliberateEngine(beat, 0.08)
 
 
-def slow(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def slow(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """A factory of an engine of two images a second."""
     return DeliberateEngine(beat, 0.5)
 
 
-def broken(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def broken(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """A factory of an engine that always crashes."""
 
     class Broken(PoisonEngine):
@@ -124,12 +124,12 @@ def broken(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
     return Broken(beat)
 
 
-def refusing(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def refusing(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """A factory that says that its settings are wrong."""
     raise ConfigError(f"no engine of batch size {spec['batch_size']}")
 
 
-def forgiving(spec: Mapping[str, Any], beat: Callable[[], None]) -> PoisonEngine:
+def forgiving(spec: Mapping[str, Any], beat: Callable[[int], None]) -> PoisonEngine:
     """A factory of an engine that no picture harms."""
 
     class Forgiving(PoisonEngine):

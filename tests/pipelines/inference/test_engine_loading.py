@@ -41,18 +41,19 @@ REQUESTS = [
 
 def test_an_engine_of_the_command_line_generates_and_gives_signs_of_life() -> None:
     beats: list[int] = []
-    engine = load_engine(dataclasses.asdict(SPEC), lambda: beats.append(1))
+    engine = load_engine(dataclasses.asdict(SPEC), beats.append)
     results = engine.generate(REQUESTS)
     assert [(one.request_id, one.error) for one in results] == [("0", None), ("1", None), ("2", None)]
-    # the tower once, the prompts once, and at least each further token
-    assert len(beats) >= 2 + 3 - 1
+    # the tower first, then the prompts, then each further token; the last one that is chosen goes through no layer
+    assert beats[0] == 0 and len(beats) >= 2 + 3 - 1
+    assert sum(beats) == sum(one.num_prompt_tokens + len(one.token_ids) - 1 for one in results)
 
 
 @pytest.mark.parametrize(("quantize", "dtype"), [("8bit", torch.int8), ("4bit", torch.uint8)])
 def test_the_language_model_is_quantised_and_answers(quantize: Quantize, dtype: torch.dtype) -> None:
     for name in ("bitsandbytes", "accelerate"):
         pytest.importorskip(name, reason="the [quantize] extra is not installed")
-    engine = load_engine(dataclasses.asdict(dataclasses.replace(SPEC, quantize=quantize)), lambda: None)
+    engine = load_engine(dataclasses.asdict(dataclasses.replace(SPEC, quantize=quantize)), lambda _: None)
     model = engine.model  # type: ignore[attr-defined]
     assert model.language_model.model.layers[0].mlp.up_proj.weight.dtype == dtype
     assert model.image_processor.encoder.encoder.layers[0].mlp.fc1.weight.dtype == torch.float32

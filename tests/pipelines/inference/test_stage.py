@@ -43,6 +43,20 @@ def test_an_engine_that_moves_is_noted_without_any_row(started: tuple[InferenceS
     assert started[1] == [(0, 0)]
 
 
+def test_tokens_are_told_while_they_are_made_and_once(started: tuple[InferenceStage, Notes]) -> None:
+    stage, notes = started
+    notes.clear()
+    stage._moved(30)
+    stage._moved(12)
+    stage._made(3, 100)
+    stage._made(1, 5)
+    # a step that ran out of memory was made twice
+    stage._moved(9)
+    stage._made(1, 5)
+    stage._made(1, 6)
+    assert notes == [(0, 30), (0, 12), (3, 58), (1, 5), (0, 9), (1, 0), (1, 6)]
+
+
 def test_images_that_end_their_decoder_are_signs_of_life_too(
     started: tuple[InferenceStage, Notes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

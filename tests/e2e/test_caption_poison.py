@@ -88,6 +88,7 @@ def test_poison_rows_are_rejected_then_made_again_in_their_places(
     assert "nothing was missing" in run_poisoned(monkeypatch, replace(config, retry_rejected=True))[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_rejected_rows_of_a_folder_that_grew_are_made_again_with_what_is_new(

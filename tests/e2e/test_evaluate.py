@@ -87,6 +87,7 @@ def test_whole_then_again_then_cut_in_half(tmp_path: Path, ray_session: None, mo
     assert "PARTIAL" in (output / "results.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_half_of_its_images_is_no_full_score_until_they_are_there(
     tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

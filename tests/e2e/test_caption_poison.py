@@ -125,6 +125,7 @@ def test_twenty_poison_rows_among_five_hundred(tmp_path: Path, monkeypatch: pyte
     assert DeltaTable(tmp_path / "out").version() == version
 
 
+@pytest.mark.slow
 def test_a_stalled_job_becomes_an_error(tmp_path: Path) -> None:
     write_rows(tmp_path / "photos", 4, {2: "hang"})
     command = [sys.executable, str(Path(__file__).with_name("poison_driver.py"))]

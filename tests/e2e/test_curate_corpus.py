@@ -186,6 +186,7 @@ def test_files_that_go_or_change_take_their_rows_along(tmp_path: Path, decoded: 
     assert decoded() == content(tmp_path, [changed])
 
 
+@pytest.mark.slow
 def test_images_that_come_after_their_records_are_tried_again_when_asked(tmp_path: Path) -> None:
     """Records are fragments by themselves: no image that comes later makes them others."""
     truths = make_corpus(tmp_path, SyntheticConfig(rows=6, seed=8, planted=0, least_side=100, most_side=140))

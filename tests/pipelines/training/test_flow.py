@@ -209,6 +209,7 @@ def test_stages_under_ray_train(folder: Path, tmp_path: Path, ray_session: None)
         corpus.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_plan_says_what_stages_take_and_writes_nothing(folder: Path, tmp_path: Path, ray_session: None) -> None:
     said: list[str] = []

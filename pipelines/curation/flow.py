@@ -15,6 +15,7 @@ import ray
 from llava_core.errors import ConfigError
 from pipelines import accounts, runtime, tables
 from pipelines.cli import Say
+from pipelines.commits import commit_in_groups
 from pipelines.curation.cluster_stage import Clustered, ClusterWork, cluster_stage
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.decisions import Decided, decide, write_shards
@@ -33,9 +34,6 @@ from pipelines.progress import Progress, watched
 from schemas.score import SCORE
 
 T = TypeVar("T")
-COMMIT_SECONDS, COMMIT_SHARE = 2.0, 10.0
-"""Receipts are committed when the last commit is this many seconds ago, and as many times as long as it took: a commit
-loads the table's snapshot, which grows with the table, so a fixed number would take ever more of the driver's time."""
 
 
 def curate_corpus(config: CurateConfig, say: Say) -> None:
@@ -172,18 +170,14 @@ def collect(
         config: of the job.
         again: by fragment, the rejected rows whose place the receipts take.
     """
-    group: list[Receipt] = []
-    due = time.monotonic() + COMMIT_SECONDS
+
+    def hear(receipt: Receipt) -> None:
+        progress.add(receipt.rows, rejected=receipt.rows - receipt.ok)
+
+    coming = watched(receipts, deadline_s=config.stall_timeout)
     try:
-        for receipt in watched(receipts, deadline_s=config.stall_timeout):
-            progress.add(receipt.rows, rejected=receipt.rows - receipt.ok)
-            group.append(receipt)
-            if (now := time.monotonic()) >= due:
-                _commit(group, spec, again)
-                group, ended = [], time.monotonic()
-                due = ended + max(COMMIT_SECONDS, COMMIT_SHARE * (ended - now))
+        commit_in_groups(coming, hear, lambda group: _commit(group, spec, again))
     finally:
-        _commit(group, spec, again)
         progress.close()
 
 
@@ -215,8 +209,8 @@ def _workers(nodes: Sequence[runtime.Node], config: CurateConfig) -> runtime.Wor
 def _commit(group: Sequence[Receipt], spec: ProbeSpec, again: Mapping[str, Sequence[int]] | None) -> None:
     """Commit receipts: in place of as many rejected rows as were probed again, if any were."""
     run_id, options = spec.settings.run_id, spec.storage_options
-    if group and again:
+    if again:
         expected = {name: len(rows) for name, rows in again.items()}
         tables.amend(spec.table_uri, group, run_id=run_id, schema=SCORE, expected=expected, storage_options=options)
-    elif group:
+    else:
         tables.commit(spec.table_uri, group, run_id=run_id, schema=SCORE, storage_options=options)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines import runtime, tables
 from pipelines.cli import Say
+from pipelines.commits import commit_in_groups
 from pipelines.inference import vllm_environment
 from pipelines.inference.config import InferenceConfig
 from pipelines.inference.finish import begin_record, finish, is_settled, say_settled, stale_fragments
@@ -22,10 +23,6 @@ from pipelines.inference.work import Work, total_rows
 from pipelines.parts import Receipt
 from pipelines.progress import Progress, watched
 from pipelines.stopping import Stopping
-
-COMMIT_SECONDS, COMMIT_SHARE = 2.0, 10.0
-"""Receipts are committed when the last commit is this many seconds ago, and as many times as long as it took: a commit
-loads the table's snapshot, which grows with the table, so a fixed number would take ever more of the driver's time."""
 
 
 def run_job(config: InferenceConfig, say: Say) -> None:
@@ -104,23 +101,18 @@ def collect(
     planned = {work.work_id: work.num_rows for work in sent if not work.exact}
     progress = progress or progress_of(job, sent)
     made = 0
-    group: list[Receipt] = []
-    due = time.monotonic() + COMMIT_SECONDS
+
+    def hear(receipt: Receipt) -> None:
+        nonlocal made
+        taken_over = known.get(receipt.fragment_id, 0)
+        made += receipt.rows - taken_over
+        done = planned.get(receipt.fragment_id, receipt.rows) - taken_over
+        progress.add(done, rejected=receipt.rows - receipt.ok)
+
+    coming = watched(receipts, deadline_s=stall_timeout, idle=lambda: progress.idle)
     try:
-        for receipt in watched(receipts, deadline_s=stall_timeout, idle=lambda: progress.idle):
-            taken_over = known.get(receipt.fragment_id, 0)
-            made += receipt.rows - taken_over
-            done = planned.get(receipt.fragment_id, receipt.rows) - taken_over
-            progress.add(done, rejected=receipt.rows - receipt.ok)
-            group.append(receipt)
-            if (now := time.monotonic()) >= due:
-                with stopping.held():
-                    _commit(group, job, rejected)
-                    group, ended = [], time.monotonic()
-                    due = ended + max(COMMIT_SECONDS, COMMIT_SHARE * (ended - now))
+        commit_in_groups(coming, hear, lambda group: _commit(group, job, rejected), stopping.held)
     finally:
-        with stopping.held():
-            _commit(group, job, rejected)
         progress.close()
     return made
 
@@ -135,7 +127,7 @@ def _commit(group: Sequence[Receipt], job: InferenceJob, rejected: Mapping[str, 
     """Commit receipts: in place of as many rejected rows as were made again, if any were."""
     spec = job.spec
     place: dict[str, Any] = {"schema": spec.inquiry.schema, "storage_options": spec.storage_options}
-    if group and rejected:
+    if rejected:
         tables.amend(spec.table_uri, group, run_id=job.run_id, expected=rejected, **place)
-    elif group:
+    else:
         tables.commit(spec.table_uri, group, run_id=job.run_id, **place)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import tables
+from pipelines import commits, tables
 from pipelines.inference import finish, flow
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import InferenceJob, freeze
@@ -48,7 +48,7 @@ def arm(point: str, count: str) -> None:
 
         return outer
 
-    flow.COMMIT_SECONDS = flow.COMMIT_SHARE = 0.0
+    commits.COMMIT_SECONDS = commits.COMMIT_SHARE = 0.0
     tables.commit = around(tables.commit, "written", "committed")
     finish.count = around(finish.count, "finishing", "counted")
 

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from pipelines import tables
+from pipelines import commits, tables
 from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
 from pipelines.inference.job import InferenceJob, freeze
@@ -76,7 +76,7 @@ _SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 def main(folder: str, output: str, node_kills: int = 0, seed: int = 0) -> None:
     """Run the job."""
     flow.freeze = freeze_steady  # type: ignore[assignment]
-    flow.COMMIT_SECONDS = flow.COMMIT_SHARE = 0.0
+    commits.COMMIT_SECONDS = commits.COMMIT_SHARE = 0.0
     settings: dict[str, Any] = {"engine_timeout": 200.0, "stall_timeout": 300.0}
     settings |= {"num_workers": 2, "ray_address": "local"}
     if not node_kills:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines import commits
 from pipelines.corpus_settings import CorpusSettings
-from pipelines.curation import flow, job
+from pipelines.curation import job
 from pipelines.curation.config import CurateConfig
 from pipelines.curation.flow import curate_corpus
 from pipelines.sandbox import SandboxSettings
@@ -25,7 +26,7 @@ def main(corpus: str, output: str, log: str, pause: float) -> None:
     def with_notes(**values: Any) -> SandboxSettings:
         return SandboxSettings(**values, decoder=noting(Path(log), pause))
 
-    flow.COMMIT_SECONDS = flow.COMMIT_SHARE = 0.0
+    commits.COMMIT_SECONDS = commits.COMMIT_SHARE = 0.0
     job.SandboxSettings = with_notes  # type: ignore[assignment,misc]
     config = CurateConfig(input=(corpus,), output=output, corpus=SMALL, num_workers=1)
     curate_corpus(config, functools.partial(print, flush=True))

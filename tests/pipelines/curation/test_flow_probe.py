@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,6 @@ from pipelines.curation.job import CurateJob, freeze
 from pipelines.curation.probe_stage import ProbeSpec
 from pipelines.fragments import Fragment
 from pipelines.parts import Receipt, write_fragment
-from pipelines.progress import Progress
 from pipelines.runtime import Node
 from schemas.score import SCORE
 from tests.pipelines.curation.pictures import encoded, scene
@@ -37,29 +35,6 @@ def corpus(tmp_path: Path) -> Path:
 def config(folder: Path, **changes: Any) -> CurateConfig:
     """Of a job over the corpus."""
     return CurateConfig(**({"input": (str(folder),), "output": str(folder.parent / "out")} | changes))
-
-
-def test_commits_take_a_share_of_the_time_however_long_one_is(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receipt comes each second; a commit takes none, then 2 seconds, and in the end 0.5."""
-    clock, long = [100.0], [0.0, 2.0, 0.5, 0.0, 0.0]
-    made: list[list[str]] = []
-
-    def commit(uri: str, group: list[Receipt], **named: Any) -> None:
-        clock[0] += long[len(made)]
-        made.append([receipt.fragment_id for receipt in group])
-
-    def each_second() -> Iterator[Receipt]:
-        for number in range(31):
-            clock[0] += 1.0
-            yield Receipt(fragment_id=f"f{number}", run_id="r", files=(), ok=1, rejected={})
-
-    job = freeze(config(corpus))
-    monkeypatch.setattr("pipelines.tables.commit", commit)
-    monkeypatch.setattr(flow, "watched", lambda found, **_: found)
-    monkeypatch.setattr(flow, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    flow.collect(each_second(), job.probe, Progress(31, quiet=True), job.config)
-    assert [len(group) for group in made] == [2, 2, 20, 5, 2]
-    assert [name for group in made for name in group] == [f"f{number}" for number in range(31)]
 
 
 @pytest.mark.parametrize("compacted", [False, True])

@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pipelines import commits as commits_module
 from pipelines.errors import StalledError
 from pipelines.inference import flow
 from pipelines.inference.config import CaptionConfig
@@ -36,7 +36,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         made.append([receipt.fragment_id for receipt in receipts])
 
     monkeypatch.setattr("pipelines.tables.commit", commit)
-    monkeypatch.setattr(flow, "COMMIT_SECONDS", 1000.0)
+    monkeypatch.setattr(commits_module, "COMMIT_SECONDS", 1000.0)
     return made
 
 
@@ -44,30 +44,6 @@ def receipts(count: int) -> Iterator[Receipt]:
     """Receipts of fragments f0, f1, …"""
     for number in range(count):
         yield Receipt(fragment_id=f"f{number}", run_id="r", files=(), ok=1, rejected={})
-
-
-def test_commits_take_a_share_of_the_time_however_long_one_is(
-    job: InferenceJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A receipt comes each second; a commit takes none, then 2 seconds, and in the end 0.5."""
-    clock, long = [100.0], [0.0, 2.0, 0.5, 0.0, 0.0]
-    made: list[list[str]] = []
-
-    def commit(uri: str, group: list[Receipt], **named: Any) -> None:
-        clock[0] += long[len(made)]
-        made.append([receipt.fragment_id for receipt in group])
-
-    def each_second() -> Iterator[Receipt]:
-        for receipt in receipts(31):
-            clock[0] += 1.0
-            yield receipt
-
-    monkeypatch.setattr("pipelines.tables.commit", commit)
-    monkeypatch.setattr(flow, "watched", lambda found, **_: found)
-    monkeypatch.setattr(flow, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    flow.collect(each_second(), job, job.works, 60.0)
-    assert [len(group) for group in made] == [2, 2, 20, 5, 2]
-    assert [name for group in made for name in group] == [f"f{number}" for number in range(31)]
 
 
 def test_rows_that_are_taken_over_are_done_before_and_not_again(job: InferenceJob, commits: list[list[str]]) -> None:
@@ -87,8 +63,8 @@ def test_rows_that_are_taken_over_are_done_before_and_not_again(job: InferenceJo
 def test_slow_receipts_do_not_wait_for_a_full_group(
     job: InferenceJob, commits: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(flow, "COMMIT_SHARE", 0.0)
+    monkeypatch.setattr(commits_module, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(commits_module, "COMMIT_SHARE", 0.0)
     flow.collect(receipts(3), job, job.works, 60.0)
     assert commits == [["f0"], ["f1"], ["f2"]]
 

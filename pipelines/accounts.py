@@ -5,18 +5,19 @@ Counts come from the log's statistics where a file is of one run and one reason,
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.errors import AccountingError
 from pipelines.parts import PARTITION
 from pipelines.storage import StorageOptions, join_uri, open_uri
-from pipelines.tables import open_table
+from pipelines.tables import dataset, open_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,24 @@ class Counts:
     def rows(self) -> int:
         """All rows: ok and rejected."""
         return self.ok + sum(self.rejected.values())
+
+
+def rejected(
+    table_uri: str, run_id: str, columns: Sequence[str], *, storage_options: StorageOptions | None = None
+) -> pa.Table:
+    """Read a run's rejected rows in a table's newest snapshot; no row where there is no table.
+
+    Args:
+        table_uri: the table.
+        run_id: the run.
+        columns: what is read of them.
+        storage_options: see `storage.storage_options`; None reads the environment.
+    """
+    table = open_table(table_uri, storage_options)
+    if table is None:
+        return pa.table({name: [] for name in columns})
+    wanted = (pc.field("run_id") == run_id) & (pc.field(PARTITION) == "rejected")
+    return dataset(table).to_table(columns=list(columns), filter=wanted)
 
 
 def counts(

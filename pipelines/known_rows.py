@@ -24,13 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.accounts import rejected
 from pipelines.errors import TableError
 from pipelines.fragments import Fragment, make_fragment, make_uid
 from pipelines.parts import PARTITION
 from pipelines.row_refs import RowRef
 from pipelines.storage import StorageOptions, join_uri, open_uri, read_bytes, write_bytes
 from pipelines.table_files import run_files
-from pipelines.tables import committed_fragments, dataset, open_table
+from pipelines.tables import committed_fragments, open_table
 
 NOTES = "_rows"
 """Folder of the notes, in the table's own; Delta and `vacuum` leave such names alone."""
@@ -306,11 +307,7 @@ def _live_files(table_uri: str, run_id: str, options: StorageOptions | None) -> 
 
 def _rejected(table_uri: str, run_id: str, options: StorageOptions | None) -> set[tuple[str, str]]:
     """(fragment_id, uid) of a run's rejected rows."""
-    table = open_table(table_uri, options)
-    if table is None:
-        return set()
-    rejected = (pc.field("run_id") == run_id) & (pc.field(PARTITION) == "rejected")
-    rows = dataset(table).to_table(columns=["fragment_id", "uid"], filter=rejected)
+    rows = rejected(table_uri, run_id, ("fragment_id", "uid"), storage_options=options)
     return set(zip(rows["fragment_id"].to_pylist(), rows["uid"].to_pylist(), strict=True))
 
 

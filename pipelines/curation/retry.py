@@ -6,20 +6,15 @@ row is in the table exactly once, at every moment. What this does *not* do: touc
 
 from collections.abc import Sequence
 
-import pyarrow.dataset as ds
-
+from pipelines.accounts import rejected
 from pipelines.curation.probe_stage import ProbeSpec
 from pipelines.fragments import Fragment
-from pipelines.tables import dataset, open_table
 
 
 def rejected_rows(fragments: Sequence[Fragment], spec: ProbeSpec) -> dict[str, list[int]]:
     """Return the rows of a plan that the table has rejected, ascending, by fragment id."""
-    table = open_table(spec.table_uri, spec.storage_options)
-    if table is None:
-        return {}
-    wanted = (ds.field("run_id") == spec.settings.run_id) & (ds.field("status") == "rejected")
-    rows = dataset(table).to_table(columns=["fragment_id", "row_index"], filter=wanted)
+    columns = ("fragment_id", "row_index")
+    rows = rejected(spec.table_uri, spec.settings.run_id, columns, storage_options=spec.storage_options)
     planned = {fragment.fragment_id for fragment in fragments}
     found: dict[str, list[int]] = {}
     for name, index in zip(rows["fragment_id"].to_pylist(), rows["row_index"].to_pylist(), strict=True):

@@ -7,24 +7,19 @@ row is in the table exactly once, at every moment. What this does *not* do: touc
 import dataclasses
 from collections.abc import Sequence
 
-import pyarrow.dataset as ds
-
+from pipelines.accounts import rejected
 from pipelines.inference.job import InferenceJob
 from pipelines.inference.work import Work
-from pipelines.tables import dataset, open_table
 
 
 def rejected_works(job: InferenceJob) -> list[Work]:
     """Return the work of a run that has rejected rows in the table, narrowed to them."""
     spec = job.spec
-    table = open_table(spec.table_uri, spec.storage_options)
-    if table is None:
-        return []
     has_questions = "question_id" in spec.inquiry.schema.names
     columns = ["uri", "fragment_id", *(["question_id"] if has_questions else [])]
-    wanted = (ds.field("run_id") == job.run_id) & (ds.field("status") == "rejected")
+    rows = rejected(spec.table_uri, job.run_id, columns, storage_options=spec.storage_options)
     found: dict[str, list[tuple[str, str]]] = {}
-    for batch in dataset(table).to_batches(columns=columns, filter=wanted):
+    for batch in rows.to_batches():
         for row in batch.to_pylist():
             found.setdefault(row["fragment_id"], []).append((row["uri"], row.get("question_id", "")))
     return [narrowed(work, found[work.work_id]) for work in job.works if work.work_id in found]

@@ -22,20 +22,14 @@ from pipelines.curation.job import CurateJob, _storage_options, freeze
 from pipelines.curation.recipes import datacomp_basic, llava_highres
 from pipelines.curation.rules import RulesConfig
 from tests.pipelines.curation.cases import table
+from tests.pipelines.curation.job_cases import config, three_images
 from tests.pipelines.curation.pictures import encoded, scene
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.jpg").write_bytes(encoded(scene(number)))
-    return folder
-
-
-def config(folder: Path, **changes: Any) -> CurateConfig:
-    return CurateConfig(**({"input": (str(folder),), "output": str(folder.parent / "out")} | changes))
+    """Three images."""
+    return three_images(tmp_path)
 
 
 @pytest.mark.parametrize(

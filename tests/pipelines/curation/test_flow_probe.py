@@ -11,13 +11,13 @@ from deltalake import DeltaTable
 
 from pipelines.corpus_settings import CorpusSettings
 from pipelines.curation import flow
-from pipelines.curation.config import CurateConfig
 from pipelines.curation.job import CurateJob, freeze
 from pipelines.curation.probe_stage import ProbeSpec
 from pipelines.fragments import Fragment
 from pipelines.parts import Receipt, write_fragment
 from pipelines.runtime import Node
 from schemas.score import SCORE
+from tests.pipelines.curation.job_cases import config, three_images
 from tests.pipelines.curation.pictures import encoded, scene
 from tests.pipelines.curation.score_cases import probed
 
@@ -25,16 +25,7 @@ from tests.pipelines.curation.score_cases import probed
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Three images."""
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.jpg").write_bytes(encoded(scene(number)))
-    return folder
-
-
-def config(folder: Path, **changes: Any) -> CurateConfig:
-    """Of a job over the corpus."""
-    return CurateConfig(**({"input": (str(folder),), "output": str(folder.parent / "out")} | changes))
+    return three_images(tmp_path)
 
 
 @pytest.mark.parametrize("compacted", [False, True])

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from llava_core.checkpoints import Layout
 from llava_core.errors import ConfigError
-from llava_core.processor import LLaVAProcessor
 from pipelines.storage import is_local, join_uri
 from pipelines.training.calls import Calls, stopped
 from pipelines.training.checkpoint import Checkpoints, seed_all
@@ -33,7 +32,7 @@ from pipelines.training.loader import Loader, Step
 from pipelines.training.module import TrainModule, extra_losses
 from pipelines.training.optimizer import add_adapters, freeze, make_optimizer, rate_at, set_rates, trainable
 from pipelines.training.packing import cost_of
-from pipelines.training.samples import Sampler, Unusable
+from pipelines.training.samples import Sampler, Unusable, stage_processor
 from pipelines.training.sources import SourceIndex, open_source
 from pipelines.training.stages import Stage
 from pipelines.training.watch import METRICS, REJECTED, Alarm, Meter, peak_flops, step_flops
@@ -391,10 +390,3 @@ class _Run:
         self.meter.write(values)
         if self.post is not None:
             self.post(values)
-
-
-def stage_processor(processor: LLaVAProcessor, stage: Stage) -> LLaVAProcessor:
-    """The processor with the stage's template."""
-    if stage.template is None:
-        return processor
-    return LLaVAProcessor(processor.tokenizer, dataclasses.replace(processor.config, template=stage.template))

@@ -6,7 +6,7 @@ What this does *not* do: load images (`loader`), choose rows (`data`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -170,3 +170,10 @@ def read_conversation(row: TrainRow) -> tuple[Conversation, bool]:
     is_video = has_video and not any("<image>" in text for text in said if isinstance(text, str)) and bool(row.sizes)
     conversation = from_llava(row.turns, 0 if is_video else len(row.sizes), int(is_video))
     return conversation, is_video and any(isinstance(p, Video) for m in conversation for p in m.content)
+
+
+def stage_processor(processor: LLaVAProcessor, stage: Stage) -> LLaVAProcessor:
+    """The processor with the stage's template."""
+    if stage.template is None:
+        return processor
+    return LLaVAProcessor(processor.tokenizer, replace(processor.config, template=stage.template))
